@@ -1,0 +1,236 @@
+"""The figures that many lessons share: each takes data and returns a `Drawing`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+
+from .style import (
+    ATTENTION,
+    ATTENTION_NORM,
+    COLOURS,
+    INK,
+    MEASURED,
+    RUST,
+    THEORY,
+    Drawing,
+    direct_labels,
+    drawing,
+    styled,
+    token_text,
+)
+
+ATTENTION_TICKS = (0, 0.05, 0.2, 0.5, 1)
+Array = Any  # a tensor, an array or nested lists
+
+
+def as_array(values: Array) -> np.ndarray:
+    """Numbers as float64 numpy, from tensors on any device too."""
+    if hasattr(values, "detach"):
+        values = values.detach().float().cpu().numpy()
+    return np.asarray(values, dtype=float)
+
+
+@styled
+def attention_maps(
+    maps: Sequence[Array],
+    tokens: Sequence[str],
+    titles: Sequence[str],
+    *,
+    keys: Sequence[str] | None = None,
+    columns: int = 3,
+    alt: str | None = None,
+) -> Drawing:
+    """Attention maps side by side on one fixed scale (0–1): rows are queries from the top, columns keys.
+
+    Args:
+        maps: each [queries, keys]; NaN (masked) is left blank.
+        tokens: the query tokens' texts; also the keys', unless `keys` is given.
+    """
+    keys = tokens if keys is None else keys
+    data = [as_array(m) for m in maps]
+    for m in data:
+        if m.shape != (len(tokens), len(keys)):
+            raise ValueError(f"a map has shape {m.shape}; the tokens make {(len(tokens), len(keys))}")
+    columns = min(columns, len(data))
+    rows = -(-len(data) // columns)
+    side = 1.1 + 0.19 * max(len(keys), 6)
+    title = alt or f"attention of {', '.join(titles)}; strongest weight {max(np.nanmax(m) for m in data):.2f}"
+    figure, axes = drawing(side * columns + 0.9, side * rows + 0.2, alt=title, rows=rows, columns=columns)
+    for ax, m, name in zip(axes, data, titles, strict=False):
+        image = _map(ax, m, tokens, keys, name)
+    for ax in axes[len(data) :]:
+        ax.set_visible(False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=25, pad=0.02, ticks=ATTENTION_TICKS)
+    bar.set_label("attention weight (square-root scale)")
+    bar.outline.set_visible(False)
+    bar.ax.grid(False)
+    return figure
+
+
+def attention_map(map: Array, tokens: Sequence[str], title: str, **more: Any) -> Drawing:
+    """One attention map; see `attention_maps`."""
+    return attention_maps([map], tokens, [title], columns=1, **more)
+
+
+def _map(ax: Axes, data: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> AxesImage:
+    image = ax.imshow(data, cmap=ATTENTION, norm=ATTENTION_NORM)
+    ax.grid(False)
+    ax.set_xticks(range(len(columns)), [token_text(t) for t in columns], rotation=90, fontsize=8)
+    ax.set_yticks(range(len(rows)), [token_text(t) for t in rows], fontsize=8)
+    ax.tick_params(length=0)
+    ax.set_xlabel("key")
+    ax.set_ylabel("query")
+    ax.set_title(title, fontsize=10)
+    return image
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: measured values (solid), theory (dashed, same colour), or both; `x` where it has its own."""
+
+    name: str
+    measured: Array | None = None
+    theory: Array | None = None
+    x: Array | None = None
+
+
+@styled
+def curves(
+    x: Array,
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+    point: tuple[float, float, str] | None = None,
+    alt: str | None = None,
+) -> Drawing:
+    """Curves with direct labels; put the units into the axis labels, like "time a step (ms)".
+
+    `point` = (x, y, text) is one value measured live, drawn into recorded curves.
+    """
+    if len(lines) > len(COLOURS):
+        raise ValueError(f"{len(lines)} lines can't be told apart, {len(COLOURS)} can; draw two figures")
+    words = f"{y_label} over {x_label}: {', '.join(line.name for line in lines)}"
+    figure, (ax,) = drawing(6.4, 3.6, alt=alt or words)
+    ax.set_xscale("log" if log_x else "linear")
+    ax.set_yscale("log" if log_y else "linear")
+    ends = []
+    for line, colour in zip(lines, COLOURS, strict=False):
+        at = as_array(x if line.x is None else line.x)
+        for values, look in ((line.theory, THEORY), (line.measured, MEASURED)):
+            if values is not None:
+                y = as_array(values)
+                ax.plot(at, y, color=colour, **look)
+                last = y[np.flatnonzero(~np.isnan(y))[-1]]
+        name = line.name if line.measured is not None else f"{line.name} (theory)"
+        ends.append((float(last), name, colour))
+    if point is not None:
+        ax.plot(*point[:2], marker="*", markersize=15, color=INK, markeredgecolor="white", zorder=5)
+        ax.annotate(point[2], point[:2], (0, 11), textcoords="offset points", ha="center", fontsize=9)
+    ax.set_xlabel(x_label)
+    ax.set_ylabel(y_label)
+    ax.set_title(title)
+    if not log_y:
+        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+    direct_labels(ax, ends)
+    return figure
+
+
+@styled
+def bars(
+    names: Sequence[str],
+    values: Array,
+    *,
+    label: str,
+    theory: Array | None = None,
+    spread: Array | None = None,
+    highlight: Sequence[str] = (),
+    title: str = "",
+    digits: int = 3,
+    alt: str | None = None,
+) -> Drawing:
+    """Horizontal bars from the top with their values written; `label` is the axis with its unit.
+
+    `theory` draws a dashed mark on each bar, `spread` a half-width of error; `highlight` names get the
+    accent colour.
+    """
+    sizes = as_array(values)
+    text = alt or ", ".join(f"{n}: {v:.{digits}g}" for n, v in zip(names, sizes, strict=True))
+    figure, (ax,) = drawing(6.4, 0.8 + 0.34 * len(names), alt=text)
+    at = np.arange(len(names))
+    colours = [RUST if name in highlight else COLOURS[0] for name in names]
+    ax.barh(at, sizes, 0.62, color=colours, xerr=None if spread is None else as_array(spread), ecolor=INK)
+    for y, value in zip(at, sizes, strict=True):
+        written = f"{value:,.{digits}g}"
+        ax.annotate(written, (max(value, 0), y), (4, 0), textcoords="offset points", va="center")
+    if theory is not None:
+        ax.vlines(as_array(theory), at - 0.42, at + 0.42, color=INK, linestyle=(0, (3, 2)), linewidth=1.6)
+    ax.set_yticks(at, [token_text(n) if n != n.strip(" ") else n for n in names])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.margins(x=0.12)
+    ax.set_xlabel(label)
+    ax.set_title(title)
+    return figure
+
+
+def thumbnail_sheet(maps: Array, gap: int = 1) -> np.ndarray:
+    """[rows, columns, height, width] maps on one sheet, `gap` blank (NaN) pixels between them."""
+    data = as_array(maps)
+    rows, columns, height, width = data.shape
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
+    for r in range(rows):
+        for c in range(columns):
+            top, left = r * (height + gap), c * (width + gap)
+            sheet[top : top + height, left : left + width] = data[r, c]
+    return sheet
+
+
+@styled
+def thumbnails(
+    maps: Array,
+    *,
+    highlight: tuple[int, int] | None = None,
+    row_name: str = "layer",
+    column_name: str = "head",
+    title: str = "",
+    alt: str | None = None,
+) -> Drawing:
+    """All maps of a model as small pictures (30 × 9 for SmolLM2), on the scale of every attention map.
+
+    `maps` is [layers, heads, queries, keys]; `highlight` = (layer, head) draws a frame.
+    """
+    data = as_array(maps)
+    rows, columns, height, width = data.shape
+    gap = max(1, round(0.12 * height))
+    sheet = thumbnail_sheet(data, gap)
+    inches = 0.42 * columns + 1.2
+    words = alt or f"{rows} × {columns} attention maps, one row a {row_name}, one column a {column_name}"
+    figure, (ax,) = drawing(inches, (inches - 1.2) * sheet.shape[0] / sheet.shape[1] + 0.8, alt=words)
+    ax.imshow(sheet, cmap=ATTENTION, norm=ATTENTION_NORM, interpolation="antialiased")
+    ax.grid(False)
+    ax.set_xticks([c * (width + gap) + (width - 1) / 2 for c in range(columns)], range(columns))
+    ax.set_yticks([r * (height + gap) + (height - 1) / 2 for r in range(rows)], range(rows))
+    ax.tick_params(length=0, labelsize=8)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(False)
+    if highlight is not None:
+        top = highlight[0] * (height + gap) - gap / 2 - 0.5
+        left = highlight[1] * (width + gap) - gap / 2 - 0.5
+        frame = Rectangle((left, top), width + gap, height + gap, fill=False, edgecolor=RUST, linewidth=2)
+        frame.set_clip_on(False)
+        ax.add_patch(frame)
+    ax.set_xlabel(column_name)
+    ax.set_ylabel(row_name)
+    ax.set_title(title)
+    return figure

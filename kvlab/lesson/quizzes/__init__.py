@@ -1,0 +1,1 @@
+"""One file a lesson: `qNN.py` holds QUIZ, the list of its three items."""
