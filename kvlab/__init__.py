@@ -1,0 +1,32 @@
+"""kvlab: every idea about the KV cache as one small class, tried on a real model."""
+
+from kvlab.cache import Cache, CacheError
+from kvlab.codecs import Int8
+from kvlab.eviction import SinkRecent
+from kvlab.generate import Generation, generate, stream
+from kvlab.record import record
+from kvlab.sampling import Sampling
+from kvlab.selection import TopK
+from kvlab.stores import Dynamic, NoStore, Static
+from kvlab.zoo import ModelError, load, random
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cache",
+    "CacheError",
+    "Dynamic",
+    "Generation",
+    "Int8",
+    "ModelError",
+    "NoStore",
+    "Sampling",
+    "SinkRecent",
+    "Static",
+    "TopK",
+    "generate",
+    "load",
+    "random",
+    "record",
+    "stream",
+]

@@ -1,0 +1,328 @@
+"""The cache of a whole model: one layer store per layer, one ledger of positions, and the four knobs."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kvlab.codecs.base import Codec, Stream
+from kvlab.eviction.base import Eviction
+from kvlab.selection.base import Selection
+from kvlab.stores import FREE, STORES, Knobs, Step, Store
+from kvlab.stores.buffer import distinct_storage_bytes
+
+if TYPE_CHECKING:
+    from kvlab.model.decoder import Decoder
+
+CodecPair = Codec | tuple[Codec | None, Codec | None] | None
+
+
+class CacheError(ValueError):
+    """A cache was asked for something that it cannot do; nothing was changed."""
+
+
+class Cache:
+    """Keys and values of the tokens that a model has seen, `[batch, kv_heads, tokens, head_dim]` a layer.
+
+    Args:
+        lm: the model it is for; gives layers, heads, device and dtype.
+        store: "none", "dynamic", "static" or a `Store`: where entries live.
+        capacity: slots of a static store.
+        codec: how entries are written; one for both streams, or a pair (keys, values). None: exact.
+        eviction: which entries stay. None: all.
+        selection: which entries a query reads. None: all.
+        batch: sequences of a static store; a dynamic one takes the batch that comes first.
+
+    Raises:
+        CacheError: unknown store, missing or needless capacity, or knobs that cannot work together.
+    """
+
+    def __init__(
+        self,
+        lm: Decoder,
+        store: str | Store = "dynamic",
+        capacity: int | None = None,
+        codec: CodecPair = None,
+        eviction: Eviction | None = None,
+        selection: Selection | None = None,
+        batch: int = 1,
+    ):
+        self.config = lm.config
+        self.device, self.dtype = lm.device, lm.dtype
+        self.kind = store if isinstance(store, Store) else _store_named(store, capacity, batch)
+        self.codec, self.eviction, self.selection = codec, eviction, selection
+        knobs = [self._knobs(i) for i in range(self.config.num_hidden_layers)]
+        for of_layer in knobs:
+            _refuse(self.kind, of_layer)
+        self.layers = [
+            self.kind.layer(i, self.config, of_layer, self.device, self.dtype) for i, of_layer in enumerate(knobs)
+        ]
+        self._clear()
+
+    def _knobs(self, layer: int) -> Knobs:
+        pair = self.codec if isinstance(self.codec, tuple) else (self.codec, self.codec)
+        streams: tuple[Stream, Stream] = ("keys", "values")
+        keys, values = (c and c.at(layer, stream) for c, stream in zip(pair, streams, strict=True))
+        return Knobs(
+            key_codec=keys,
+            value_codec=values,
+            eviction=self.eviction and self.eviction.at(layer),
+            selection=self.selection and self.selection.at(layer),
+        )
+
+    def _clear(self) -> None:
+        batch, capacity = self.kind.batch, self.kind.capacity
+        self.used = 0  # slots that have been filled since the start, padding included
+        self._padded = False  # whether any of them is padding
+        self._open = False  # a step was begun and has not been committed
+        self.ledger: Tensor | None = None  # [batch, 1, slots] position of each arrival
+        self._seen: Tensor | None = None  # [batch] tokens, padding excluded
+        self._next: Tensor | None = None  # [1] `used`, where compiled steps can read it
+        self._ids: Tensor | None = None  # [batch, slots] what store="none" computes from
+        if batch is not None:
+            self._start(batch, capacity or 0)
+
+    def _start(self, batch: int, slots: int) -> None:
+        self.ledger = torch.full((batch, 1, slots), FREE, dtype=torch.int32, device=self.device)
+        self._seen = torch.zeros(batch, dtype=torch.int32, device=self.device)
+        self._next = torch.zeros(1, dtype=torch.int64, device=self.device)
+
+    # --- one step of the model -------------------------------------------------------------------------
+
+    def begin(self, ids: Tensor, mask: Tensor | None = None) -> Step:
+        """Open a step for `ids [batch, tokens]`; `mask [batch, tokens]` is False where a token is padding.
+
+        Raises:
+            CacheError: wrong shapes, another batch, or more tokens than the capacity has room for.
+        """
+        self.check(ids, mask)
+        return self.open(ids, mask)
+
+    def check(self, ids: Tensor, mask: Tensor | None = None) -> None:
+        """Refuse a step that cannot be taken, before any layer writes. Python numbers only."""
+        if ids.dim() != 2 or ids.is_floating_point() or 0 in ids.shape:
+            raise CacheError(f"ids must be integers [batch, tokens] with at least one token, not {tuple(ids.shape)}.")
+        if mask is not None and mask.shape != ids.shape:
+            raise CacheError(
+                f"mask {tuple(mask.shape)} must have the shape of ids {tuple(ids.shape)}: "
+                "pass it for the new tokens only, the cache remembers the padding of the earlier ones."
+            )
+        batch, tokens = ids.shape
+        if self.ledger is not None and batch != self.ledger.shape[0]:
+            raise CacheError(
+                f"this cache holds {self.ledger.shape[0]} sequence(s) and was given {batch}; make a new Cache"
+                + (f"(…, batch={batch})." if self.kind.batch else ", or call reset() first.")
+            )
+        capacity = self.kind.capacity
+        if capacity is not None and self.used + tokens > capacity:
+            raise CacheError(
+                f"{tokens} more token(s) after {self.used} need {self.used + tokens} slots, but the capacity is "
+                f"{capacity}; make the cache larger (capacity={self.used + tokens}), pass fewer tokens, or reset()."
+            )
+        if self._open:  # an earlier step raised half-way
+            for layer in self.layers:
+                layer.drop_unsettled(self.used)
+        if self.ledger is None:
+            self._start(batch, 0)
+        self._padded = self._padded or (mask is not None and not bool(mask.all()))
+        self._open = True
+
+    def open(self, ids: Tensor, mask: Tensor | None = None) -> Step:
+        """The tensors of a checked step; this part can be compiled."""
+        seen, ledger = self._seen, self.ledger
+        if self.kind.recomputes and self._ids is not None:  # the past is computed again, so it is new
+            mask = torch.cat((ledger[:, 0] >= 0, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask), 1)
+            ids = torch.cat((self._ids, ids), dim=1)
+            seen, ledger = torch.zeros_like(seen), ledger[:, :, :0]
+        count = torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device)
+        if mask is None or not self._padded:
+            positions = seen[:, None] + count
+        else:
+            positions = seen[:, None] + mask.cumsum(-1, dtype=torch.int32) - 1
+            positions = positions.masked_fill(~mask, FREE)
+        slots = self._next + count
+        if self.kind.capacity is None:
+            ledger = torch.cat((ledger, positions.unsqueeze(1)), dim=2)
+        else:
+            ledger = ledger.index_copy(2, slots, positions.unsqueeze(1))
+        return Step(ids, positions, slots, ledger, in_order=not self._padded and self.kind.capacity is None)
+
+    def commit(self, step: Step) -> None:
+        """Every layer has settled: from now on the new tokens are part of the past."""
+        self.close(step)
+        self.count(step.tokens)
+        if self.kind.recomputes:
+            self._ids, self.used = step.ids, step.tokens
+
+    def close(self, step: Step) -> None:
+        """The tensor part of `commit`, in place where the store is static; this part can be compiled."""
+        self._seen.copy_(torch.maximum(self._seen, step.positions.amax(dim=-1) + 1))
+        if self.kind.capacity is None:
+            self.ledger = step.ledger
+        else:
+            self._next.add_(step.tokens)
+            self.ledger.copy_(step.ledger)
+
+    def count(self, tokens: int) -> None:
+        """The Python part of `commit`."""
+        self.used += tokens
+        self._open = False
+
+    # --- what users ask --------------------------------------------------------------------------------
+
+    @property
+    def tokens_seen(self) -> Tensor:
+        """Tokens passed in so far, padding excluded, `[batch]`."""
+        return torch.zeros(0, dtype=torch.int64) if self._seen is None else self._seen.to("cpu", torch.int64)
+
+    @property
+    def tokens_stored(self) -> Tensor:
+        """Entries held for each sequence, `[batch]`: by the layer and head that holds most."""
+        if self.ledger is None:
+            return torch.zeros(0, dtype=torch.int64)
+        per_layer = [layer.stored(self.ledger).amax(dim=1) for layer in self.layers]
+        return torch.stack(per_layer).amax(dim=0).to("cpu", torch.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes: all that is needed to read back what is kept (codes, scales, indices, residuals).
+
+        The one ledger that the layers share (4 bytes a slot for the whole model) is `ledger_bytes`.
+        """
+        return sum(layer.stored_bytes(self.used) for layer in self.layers) + self._shared_bytes()
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes of every storage held: unused capacity, room to grow and views over larger tensors included."""
+        tensors = [t for layer in self.layers for t in layer.tensors()]
+        return distinct_storage_bytes(tensors) + self._shared_bytes()
+
+    @property
+    def logical_bytes(self) -> int:
+        """What the formula says: 2 · layers · kv_heads · head_dim · bytes of the dtype, for each token seen."""
+        c = self.config
+        per_token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * self.dtype.itemsize
+        return per_token * int(self.tokens_seen.sum())
+
+    @property
+    def ledger_bytes(self) -> int:
+        """Bytes of the positions that all layers share."""
+        return 0 if self.ledger is None else self.ledger.numel() * self.ledger.element_size()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of keys and values that the last eager step read, scoring included."""
+        return sum(
+            layer.full_read_bytes(self.used) if layer.bytes_read is None else layer.bytes_read for layer in self.layers
+        )
+
+    @property
+    def remaining(self) -> int | None:
+        """Slots left; None where the store grows."""
+        return None if self.kind.capacity is None else self.kind.capacity - self.used
+
+    def _shared_bytes(self) -> int:
+        codecs = {id(c): c for layer in self.layers for c in (layer.knobs.key_codec, layer.knobs.value_codec) if c}
+        return distinct_storage_bytes([t for codec in codecs.values() for t in codec.shared_tensors()])
+
+    # --- what users do ---------------------------------------------------------------------------------
+
+    def fork(self) -> Cache:
+        """A second cache with the same past and no storage in common: share a prefix, try two endings."""
+        twin = copy.copy(self)
+        twin.layers = [layer.fork() for layer in self.layers]
+        for name in ("ledger", "_seen", "_next"):
+            tensor = getattr(self, name)
+            setattr(twin, name, None if tensor is None else tensor.clone())
+        return twin
+
+    def crop(self, n: int) -> None:
+        """Roll back to the first `n` columns of ids that were passed in, padding included.
+
+        Raises:
+            CacheError: if `n` is negative or more than was passed in.
+        """
+        if not 0 <= n <= self.used:
+            raise CacheError(f"crop({n}): this cache has taken {self.used} token column(s); give a number from 0 to that.")
+        if n == self.used or self.ledger is None:
+            return
+        kept = self.ledger[:, 0, :n]  # [batch, n]
+        seen = kept.amax(dim=-1) + 1 if n else torch.zeros_like(self._seen)
+        for layer in self.layers:
+            layer.crop(n, seen)
+        if self.kind.capacity is None:
+            self.ledger = self.ledger[:, :, :n].contiguous()
+        else:
+            self.ledger[:, :, n:] = FREE
+        self._seen.copy_(seen.clamp(min=0))
+        self._next.fill_(n)
+        self.used = n
+        self._ids = None if self._ids is None else self._ids[:, :n]
+
+    def reorder(self, rows: Tensor | list[int]) -> None:
+        """Row i continues what row `rows[i]` was: beam search, or one prompt for several rows.
+
+        Raises:
+            CacheError: a row that does not exist; a static store with another number of rows.
+        """
+        if self.ledger is None:
+            raise CacheError("reorder: this cache is empty, there are no rows yet.")
+        rows = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
+        batch = self.ledger.shape[0]
+        if rows.dim() != 1 or not len(rows) or int(rows.min()) < 0 or int(rows.max()) >= batch:
+            raise CacheError(f"reorder takes a list of row numbers from 0 to {batch - 1}, not {rows.tolist()}.")
+        if self.kind.batch is not None and len(rows) != batch:
+            raise CacheError(f"a static cache keeps its batch of {batch}; reorder was given {len(rows)} rows.")
+        for layer in self.layers:
+            layer.reorder(rows)
+        for name in ("ledger", "_seen", "_ids"):
+            tensor = getattr(self, name)
+            setattr(self, name, None if tensor is None else tensor.index_select(0, rows))
+
+    def reset(self) -> None:
+        """Forget everything; a static store keeps its memory for the next text."""
+        if self.kind.capacity is None:
+            self.layers = [
+                self.kind.layer(i, self.config, layer.knobs, self.device, self.dtype)
+                for i, layer in enumerate(self.layers)
+            ]
+            self._clear()
+        elif self.used or self._open:
+            for layer in self.layers:
+                layer.drop_unsettled(0)
+                layer.crop(0, torch.zeros_like(self._seen))
+            self.ledger.fill_(FREE)
+            self._seen.zero_()
+            self._next.zero_()
+            self.used, self._padded, self._open = 0, False, False
+
+    def __repr__(self) -> str:
+        knobs = [type(k).__name__ for k in (self.codec, self.eviction, self.selection) if k is not None]
+        size = "" if self.kind.capacity is None else f" of {self.kind.capacity}"
+        return f"<Cache {' + '.join([self.kind.name, *knobs])} for {self.config.name}: {self.used}{size} slots, {self.nbytes:,} B>"
+
+
+def _store_named(name: str, capacity: int | None, batch: int) -> Store:
+    if name not in STORES:
+        raise CacheError(f"there is no store {name!r}; choose one of {', '.join(map(repr, STORES))}.")
+    try:
+        kind = STORES[name]
+        if name == "static":
+            if capacity is None:
+                raise CacheError('store="static" is allocated at once: say how many tokens it is for, capacity=….')
+            return kind(capacity=capacity, batch=batch)
+    except ValueError as error:
+        raise CacheError(str(error)) from None
+    if capacity is not None:
+        raise CacheError(f'store="{name}" has no fixed capacity; leave capacity out, or use store="static".')
+    return kind()
+
+
+def _refuse(kind: Store, knobs: Knobs) -> None:
+    try:
+        kind.refuse(knobs)
+    except ValueError as error:
+        raise CacheError(str(error)) from None

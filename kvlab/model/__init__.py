@@ -1,0 +1,6 @@
+"""The decoder that all lessons look into."""
+
+from kvlab.model.config import Config, RopeScaling
+from kvlab.model.decoder import Decoder
+
+__all__ = ["Config", "Decoder", "RopeScaling"]

@@ -1,0 +1,294 @@
+"""One decoder for the Llama and Gemma 3 families. Module names are those of their checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kvlab.cache import Cache, CacheError
+from kvlab.model.attention import attend, Rotated, attend_selected, implied, may_see, received
+from kvlab.model.config import Config
+from kvlab.model.rotary import angles, inverse_frequencies, rotate
+from kvlab.stores.base import Layer, Step, View
+
+if TYPE_CHECKING:
+    from kvlab.record import Record
+
+Call = Callable[..., Tensor]
+CosSin = tuple[Tensor, Tensor]  # each [batch, 1 or kv_heads, tokens, head_dim / 2]
+
+
+@dataclass
+class Frame:
+    """What the layers of one forward call share, by layer type ("full" or "sliding")."""
+
+    step: Step
+    rope: dict[str, CosSin]  # at the new tokens' positions
+    masks: dict[str, Tensor | None]  # over the shared ledger; None: all visible, or causal
+    causal: dict[str, bool]
+    record: Record | None = None
+
+
+def call(module: Call, *args: object) -> Tensor:
+    return module(*args)
+
+
+def repeat_heads(x: Tensor, heads: int) -> Tensor:
+    """`x [batch, 1 or kv_heads, …]` for every query head."""
+    return x if x.shape[1] == 1 else x.repeat_interleave(heads // x.shape[1], dim=1)
+
+
+class Linear(nn.Module):
+    """x @ weight.T, weight `[out, in]`."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return project(x, self.weight)
+
+
+def project(x: Tensor, weight: Tensor) -> Tensor:
+    """x `[..., in]` times weight `[out, in]`, transposed: `[..., out]`."""
+    if torch.compiler.is_compiling() and weight.device.type == "cpu" and x.numel() == x.shape[-1]:
+        # One row only reads the matrix once, so memory sets the pace; compiled, this sum of products
+        # streams it at full speed on CPUs where the library's matrix product reaches a third to two thirds.
+        return (weight * x.reshape(1, -1)).sum(dim=-1).view(*x.shape[:-1], -1)
+    return F.linear(x, weight)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight (Zhang & Sennrich, 2019)."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size), requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Project, let the cache keep the keys and values, attend, mix."""
+
+    def __init__(self, config: Config, index: int):
+        super().__init__()
+        self.index, self.kind = index, config.layer_types[index]
+        self.window, self.scale, self.head_dim = config.window(index), config.scale, config.head_dim
+        hidden, dim = config.hidden_size, config.head_dim
+        self.q_proj = Linear(hidden, config.num_attention_heads * dim)
+        self.k_proj = Linear(hidden, config.num_key_value_heads * dim)
+        self.v_proj = Linear(hidden, config.num_key_value_heads * dim)
+        self.o_proj = Linear(config.num_attention_heads * dim, hidden)
+        self.q_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
+        self.register_buffer("frequencies", torch.empty(0), persistent=False)  # filled by Decoder.from_weights
+
+    def forward(self, x: Tensor, layer: Layer, frame: Frame) -> Tensor:
+        batch, tokens, _ = x.shape
+        step = frame.step
+        q = self._heads(self.q_proj(x), self.q_norm)  # [batch, heads, tokens, head_dim]
+        k = self._heads(self.k_proj(x), self.k_norm)  # [batch, kv_heads, tokens, head_dim]
+        v = self._heads(self.v_proj(x), None)
+
+        if layer.knobs.plain_keys:
+            view = layer.append(k, v, step)
+            at_queries, at_keys = (angles(positions, self.frequencies, x.dtype) for positions in view.rope)
+            q = rotate(q, *(repeat_heads(part, q.shape[1]) for part in at_queries))
+            view.keys = Rotated(view.keys, *at_keys)
+        else:
+            q, k = rotate(q, *frame.rope[self.kind]), rotate(k, *frame.rope[self.kind])
+            view = layer.append(k, v, step)
+
+        out = self._attend(q, view, layer, frame)
+        layer.settle(q, self._mass(q, view, layer, step), view, step)
+        return self.o_proj(out.transpose(1, 2).reshape(batch, tokens, -1))
+
+    def _heads(self, x: Tensor, norm: RMSNorm | None) -> Tensor:
+        x = x.view(*x.shape[:2], -1, self.head_dim)
+        return (x if norm is None else norm(x)).transpose(1, 2)
+
+    def _attend(self, q: Tensor, view: View, layer: Layer, frame: Frame) -> Tensor:
+        step, selection = frame.step, layer.knobs.selection
+        if frame.record is not None:
+            frame.record.add(self, q, view, step)
+        layer.bytes_read = None  # all of them
+        if selection is not None and step.tokens == 1:
+            picked = attend_selected(selection, q, view, self.window, self.scale, step)
+            if picked is not None:
+                out, layer.bytes_read = picked
+                return out
+        if view.positions is step.ledger:
+            mask, causal = frame.masks[self.kind], frame.causal[self.kind]
+        else:  # an eviction has given this layer a ledger of its own
+            mask, causal = may_see(step.positions, view.positions, self.window), False
+        keys, values = view.read()  # [batch, kv_heads, slots, head_dim]
+        return attend(q, keys, values, mask, self.scale, causal, view.bias)
+
+    def _mass(self, q: Tensor, view: View, layer: Layer, step: Step) -> Tensor | None:
+        if layer.knobs.eviction is None or layer.knobs.eviction.needs != "mass":
+            return None
+        mask = may_see(step.positions, view.positions, self.window)
+        return received(q, view.keys.read(), mask, self.scale, step.positions >= 0, view.bias)
+
+
+class MLP(nn.Module):
+    """SwiGLU (Llama) or GeGLU (Gemma): down(act(gate(x)) * up(x)). (Shazeer, 2020)"""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+        self.tanh = config.activation == "gelu_tanh"
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.gate_proj(x)
+        gate = F.gelu(gate, approximate="tanh") if self.tanh else F.silu(gate)
+        return self.down_proj(gate * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One layer: attention and MLP, each behind a norm and added to the stream."""
+
+    def __init__(self, config: Config, index: int):
+        super().__init__()
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(config, index)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(size, eps)
+        self.post_attention_layernorm = RMSNorm(size, eps)
+        self.sandwich = config.sandwich_norms
+        if self.sandwich:
+            self.pre_feedforward_layernorm = RMSNorm(size, eps)
+            self.post_feedforward_layernorm = RMSNorm(size, eps)
+
+    def forward(self, x: Tensor, layer: Layer, frame: Frame) -> Tensor:
+        attended = self.self_attn(self.input_layernorm(x), layer, frame)
+        if not self.sandwich:
+            x = x + attended
+            return x + self.mlp(self.post_attention_layernorm(x))
+        x = x + self.post_attention_layernorm(attended)
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer. `lm(ids, cache)` passes the new tokens only and appends to the cache."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.tokenizer: Any = None
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens.weight.requires_grad_(False)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.kinds = {b.self_attn.kind: (b.self_attn, b.self_attn.window) for b in reversed(self.layers)}
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.recording: Record | None = None  # set by kvlab.record
+
+    @classmethod
+    def from_weights(
+        cls,
+        config: Config,
+        weights: dict[str, Tensor],
+        tokenizer: Any = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Decoder:
+        """A decoder on `weights`, named as in the checkpoints without the leading "model.".
+
+        A tensor that is already on `device` in `dtype` is used as it is, not copied.
+
+        Raises:
+            ValueError: names or shapes are not those of `config`.
+        """
+        with torch.device("meta"):
+            lm = cls(config)
+        expected = {name: tuple(p.shape) for name, p in lm.named_parameters()}
+        given = {name: tuple(weights[name].shape) for name in weights}
+        if expected != given:
+            wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+            raise ValueError(
+                f"these weights are not those of {config.name}: {len(wrong)} differ, first {wrong[0]} "
+                f"(expected {expected.get(wrong[0], 'none')}, found {given.get(wrong[0], 'none')})."
+            )
+        if config.norm_plus_one:  # Gemma stores its norm weights less one
+            weights = {name: 1 + p.float() if "norm" in name else p for name, p in weights.items()}
+        lm.load_state_dict({name: p.to(device, dtype) for name, p in weights.items()}, assign=True)
+        for block in lm.layers:
+            kind = config.layer_types[block.self_attn.index]
+            precise = torch.float64 if dtype == torch.float64 else torch.float32
+            block.self_attn.frequencies = inverse_frequencies(config, kind, precise).to(device)
+        lm.tokenizer = tokenizer
+        return lm.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed_tokens.weight.dtype
+
+    def forward(
+        self, ids: Tensor, cache: Cache | None = None, mask: Tensor | None = None, last_only: bool = False
+    ) -> Tensor:
+        """Logits `[batch, tokens, vocab]` of the new tokens `ids [batch, tokens]`, int64.
+
+        cache: what came before, extended by `ids`; None: nothing came before, and nothing is kept.
+        mask: `[batch, tokens]`, False where a new token is padding. last_only: the last position's
+        logits only, `[batch, 1, vocab]`.
+
+        Raises:
+            CacheError: wrong shapes, a full cache, a cache of another model; nothing has changed then.
+        """
+        if cache is None:
+            cache = Cache(self, store="none")
+        elif cache.config is not self.config and cache.config != self.config:
+            raise CacheError(f"this cache was made for {cache.config.name}, not for {self.config.name}.")
+        step = cache.begin(ids, mask)
+        logits = self.run(step, cache.layers, tokens=1 if last_only else ids.shape[1])
+        cache.commit(step)
+        return logits
+
+    def run(self, step: Step, layers: list[Layer], tokens: int, block: Call = call, head: Call = call) -> Tensor:
+        """The tensor work of one step: logits of its last `tokens` positions.
+
+        `block` and `head` call a layer and the output head; a compiled step passes compiled ones.
+        """
+        frame = self.frame(step)
+        x = self.embed(step.ids)  # [batch, tokens, hidden]
+        for module, layer in zip(self.layers, layers, strict=True):
+            x = block(module, x, layer, frame)
+        return head(self.head, x[:, -tokens:])
+
+    def frame(self, step: Step) -> Frame:
+        """Angles and masks of a step, once for all layers of a type."""
+        frame = Frame(step, {}, {}, {}, self.recording)
+        for kind, (attention, window) in self.kinds.items():
+            frame.rope[kind] = angles(step.positions.unsqueeze(1), attention.frequencies, self.dtype)
+            known = implied(step, window)
+            frame.causal[kind] = known == "causal"
+            frame.masks[kind] = may_see(step.positions, step.ledger, window) if known is None else None
+        return frame
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """`[batch, tokens]` -> `[batch, tokens, hidden]`."""
+        x = self.embed_tokens(ids)
+        if self.config.embed_scale == 1.0:
+            return x
+        return x * torch.tensor(self.config.embed_scale, dtype=x.dtype, device=x.device)
+
+    def head(self, x: Tensor) -> Tensor:
+        """`[batch, tokens, hidden]` -> logits `[batch, tokens, vocab]`."""
+        table = self.embed_tokens if self.config.tie_word_embeddings else self.lm_head
+        return project(self.norm(x), table.weight)

@@ -1,0 +1,57 @@
+"""Look inside: attention maps, queries, keys and values of a forward call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from kvlab.model.attention import may_see, probabilities
+from kvlab.stores.base import Step, View
+
+if TYPE_CHECKING:
+    from kvlab.model.decoder import Attention, Decoder
+
+
+class Record:
+    """What the last forward call computed, by layer.
+
+    attention[layer]: `[batch, heads, tokens, slots]`, rows are the new tokens; queries[layer]: `[batch,
+    heads, tokens, head_dim]`; keys[layer], values[layer]: `[batch, kv_heads, slots, head_dim]`, all that
+    the layer attended to. Queries and keys are those that met: rotated.
+    """
+
+    def __init__(self) -> None:
+        self.attention: dict[int, Tensor] = {}
+        self.queries: dict[int, Tensor] = {}
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+
+    def add(self, attention: Attention, q: Tensor, view: View, step: Step) -> None:
+        keys, values = view.read()
+        mask = may_see(step.positions, view.positions, attention.window)
+        layer = attention.index
+        self.attention[layer] = probabilities(q, keys, mask, attention.scale, view.bias)
+        # Copies: a store may overwrite in place what it shows now.
+        self.queries[layer], self.keys[layer], self.values[layer] = q.clone(), keys.clone(), values.clone()
+
+
+@contextmanager
+def record(lm: Decoder) -> Iterator[Record]:
+    """Record every forward call of `lm` inside the `with` block; the last one stays readable after it.
+
+    Computes the attention maps that the fast path never holds: memory grows with tokens squared. Outside
+    the block nothing is slower.
+
+    Raises:
+        RuntimeError: `lm` is being recorded already.
+    """
+    if lm.recording is not None:
+        raise RuntimeError("this model is being recorded already; leave the other `with kvlab.record(…)` first.")
+    lm.recording = Record()
+    try:
+        yield lm.recording
+    finally:
+        lm.recording = None

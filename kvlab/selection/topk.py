@@ -1,0 +1,38 @@
+"""The oracle: score every key, then read the best values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from kvlab.selection.base import Pick, Selection
+
+if TYPE_CHECKING:
+    from kvlab.stores.base import Step, View
+
+
+class TopK(Selection):
+    """Each KV head reads the `k` entries that its query heads together give the most attention.
+
+    Nothing cheaper can choose better, but choosing reads every key: a yardstick for the methods that
+    guess, not a saving by itself.
+
+    Raises:
+        ValueError: if `k` is less than 1.
+    """
+
+    def __init__(self, k: int = 64):
+        if k < 1:
+            raise ValueError(f"TopK needs k >= 1, not {k}.")
+        self.k = k
+
+    def choose(self, queries: Tensor, view: View, visible: Tensor, scale: float, step: Step) -> Pick | None:
+        if view.positions.shape[-1] <= self.k:
+            return None
+        keys = view.keys.read()  # [batch, kv_heads, slots, head_dim]
+        batch, kv_heads, _, dim = keys.shape
+        scores = queries.view(batch, kv_heads, -1, dim) @ keys.transpose(-1, -2) * scale
+        attention = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)  # [batch, kv_heads, group, slots]
+        rows = attention.sum(dim=2).nan_to_num().topk(self.k, dim=-1).indices.sort(dim=-1).values
+        return Pick(rows, bytes_scored=keys.numel() * keys.element_size())

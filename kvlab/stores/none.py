@@ -1,0 +1,76 @@
+"""No store at all: naive recompute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kvlab.stores.base import Knobs, Layer, Step, Store, View
+from kvlab.stores.buffer import gather_slots
+
+if TYPE_CHECKING:
+    from kvlab.model.config import Config
+
+
+class NoStore(Store):
+    """Keeps token ids and nothing else; every call computes all keys and values again."""
+
+    name = "none"
+    recomputes = True
+
+    def layer(self, index: int, config: Config, knobs: Knobs, device: torch.device, dtype: torch.dtype) -> Layer:
+        return NoLayer()
+
+    def refuse(self, knobs: Knobs) -> None:
+        if any(knob is not None for knob in vars(knobs).values()):
+            raise ValueError('store="none" keeps no entries that a codec, eviction or selection could work on.')
+
+
+@dataclass
+class Passing:
+    """A stream that lasts for one step."""
+
+    x: Tensor  # [batch, kv_heads, tokens, head_dim]
+
+    def read(self) -> Tensor:
+        return self.x
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, int]:
+        x = gather_slots(self.x, rows)
+        return x, x.numel() * x.element_size()
+
+
+class NoLayer(Layer):
+    """Hands the keys and values of this step to attention, and forgets them."""
+
+    knobs = Knobs()
+
+    def append(self, k: Tensor, v: Tensor, step: Step) -> View:
+        return View(Passing(k), Passing(v), step.ledger)
+
+    def settle(self, queries: Tensor, mass: Tensor | None, view: View, step: Step) -> None:
+        pass
+
+    def crop(self, slots: int, tokens: Tensor) -> None:
+        pass
+
+    def drop_unsettled(self, slots: int) -> None:
+        pass
+
+    def reorder(self, rows: Tensor) -> None:
+        pass
+
+    def fork(self) -> NoLayer:
+        return NoLayer()
+
+    def stored(self, ledger: Tensor) -> Tensor:
+        return torch.zeros_like(ledger[..., 0])
+
+    def stored_bytes(self, slots: int) -> int:
+        return 0
+
+    def tensors(self) -> list[Tensor]:
+        return []

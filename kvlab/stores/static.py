@@ -1,0 +1,97 @@
+"""The store that is allocated once."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kvlab.stores.base import Knobs, Layer, Step, Store, View
+from kvlab.stores.stream import FixedStream
+
+if TYPE_CHECKING:
+    from kvlab.model.config import Config
+
+
+class Static(Store):
+    """`capacity` slots for each of `batch` sequences, allocated at once and written in place.
+
+    Reads cover the whole capacity under a mask, so the shapes of a step never change and it can be
+    compiled. A text that grows past the capacity is refused before anything is written.
+
+    Raises:
+        ValueError: if `capacity` or `batch` is less than 1.
+    """
+
+    name = "static"
+    compilable = True
+
+    def __init__(self, capacity: int, batch: int = 1):
+        if capacity < 1 or batch < 1:
+            raise ValueError(f"A static cache needs capacity >= 1 and batch >= 1, not {capacity} and {batch}.")
+        self.capacity, self.batch = capacity, batch
+
+    def layer(self, index: int, config: Config, knobs: Knobs, device: torch.device, dtype: torch.dtype) -> Layer:
+        like = torch.zeros(self.batch, config.num_key_value_heads, 1, config.head_dim, dtype=dtype, device=device)
+        return StaticLayer(knobs, like, self.capacity)
+
+    def refuse(self, knobs: Knobs) -> None:
+        if knobs.eviction is not None:
+            raise ValueError(
+                f"{type(knobs.eviction).__name__} would free nothing in a static store, whose slots are allocated "
+                'for good; use store="dynamic".'
+            )
+        for codec in (knobs.key_codec, knobs.value_codec):
+            if codec is not None and (codec.block > 1 or codec.residual or codec.sink):
+                raise ValueError(
+                    f"{type(codec).__name__} encodes blocks of tokens behind an exact window, which a static store's "
+                    'fixed slots cannot hold; use store="dynamic", or a codec that works token by token.'
+                )
+
+
+class StaticLayer(Layer):
+    """Two fixed streams; which of their slots are used is written in the cache's ledger."""
+
+    def __init__(self, knobs: Knobs, like: Tensor, capacity: int):
+        self.knobs = knobs
+        self.keys = FixedStream(knobs.key_codec, like, capacity)
+        self.values = FixedStream(knobs.value_codec, like, capacity)
+
+    def append(self, k: Tensor, v: Tensor, step: Step) -> View:
+        self.keys.append(k, step.slots)
+        self.values.append(v, step.slots)
+        rope = (step.positions.unsqueeze(1), step.ledger) if self.knobs.plain_keys else None
+        return View(self.keys, self.values, step.ledger, rope)
+
+    def settle(self, queries: Tensor, mass: Tensor | None, view: View, step: Step) -> None:
+        self.keys.seal()
+        self.values.seal()
+
+    def crop(self, slots: int, tokens: Tensor) -> None:
+        pass  # the cache frees the slots in its ledger; what lies there is overwritten by the next arrivals
+
+    def drop_unsettled(self, slots: int) -> None:
+        self.keys.fresh = self.values.fresh = None
+
+    def reorder(self, rows: Tensor) -> None:
+        self.keys.reorder(rows)
+        self.values.reorder(rows)
+
+    def fork(self) -> StaticLayer:
+        twin = copy.copy(self)
+        twin.keys, twin.values = self.keys.fork(), self.values.fork()
+        return twin
+
+    def stored(self, ledger: Tensor) -> Tensor:
+        return (ledger >= 0).sum(dim=-1)
+
+    def stored_bytes(self, slots: int) -> int:
+        return slots * (self.keys.slot_bytes() + self.values.slot_bytes())
+
+    def full_read_bytes(self, slots: int) -> int:
+        return sum(t.numel() * t.element_size() for t in self.tensors())
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.keys.tensors(), *self.values.tensors()]
