@@ -15,6 +15,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help lab test install install-test weights lint unit lessons browser lock clean
 
 help:  ## list the targets and variables
@@ -38,7 +39,7 @@ install:  # the environment, for `make lab`
 	@$(INSTALL) --extras lab
 
 install-test:  # the environment and the browser, for `make test`
-	@$(INSTALL) --extras test
+	@$(INSTALL) --extras lab,test
 	@tools/chromium.sh
 
 weights:  # both models
