@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from .style import (
     ATTENTION,
@@ -17,6 +19,7 @@ from .style import (
     COLOURS,
     INK,
     MEASURED,
+    QUIET,
     RUST,
     THEORY,
     Drawing,
@@ -136,14 +139,34 @@ def curves(
         ends.append((float(last), name, colour))
     if point is not None:
         ax.plot(*point[:2], marker="*", markersize=15, color=INK, markeredgecolor="white", zorder=5)
-        ax.annotate(point[2], point[:2], (0, 11), textcoords="offset points", ha="center", fontsize=9)
+        where = {"textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 9}
+        ax.annotate(point[2], point[:2], (-9, 6), **where)
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
     ax.set_title(title)
-    if not log_y:
+    if any(line.theory is not None for line in lines):
+        _key(ax, "dashed: theory")
+    if log_x:
+        _ticks_at(ax.xaxis, as_array(x))
+    if log_y:
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    else:
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     direct_labels(ax, ends)
     return figure
+
+
+def _key(ax: Axes, text: str) -> None:
+    """A quiet word above the axes, on the right."""
+    ax.set_title(text, loc="right", fontsize=8.5, fontweight="normal", color=QUIET)
+
+
+def _ticks_at(axis: Axis, values: np.ndarray) -> None:
+    """Ticks at the measured places, written as plain numbers, at most eight of them."""
+    shown = values[:: -(-len(values) // 8)]
+    axis.set_major_locator(FixedLocator(shown))
+    axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 @styled
@@ -170,11 +193,17 @@ def bars(
     at = np.arange(len(names))
     colours = [RUST if name in highlight else COLOURS[0] for name in names]
     ax.barh(at, sizes, 0.62, color=colours, xerr=None if spread is None else as_array(spread), ecolor=INK)
-    for y, value in zip(at, sizes, strict=True):
+    ends = np.fmax(sizes, 0)
+    if spread is not None:
+        ends = ends + as_array(spread)
+    if theory is not None:
+        ends = np.fmax(ends, as_array(theory))
+    for y, value, end in zip(at, sizes, ends, strict=True):
         written = f"{value:,.{digits}g}"
-        ax.annotate(written, (max(value, 0), y), (4, 0), textcoords="offset points", va="center")
+        ax.annotate(written, (end, y), (5, 0), textcoords="offset points", va="center")
     if theory is not None:
         ax.vlines(as_array(theory), at - 0.42, at + 0.42, color=INK, linestyle=(0, (3, 2)), linewidth=1.6)
+        _key(ax, "dashed: theory")
     ax.set_yticks(at, [token_text(n) if n != n.strip(" ") else n for n in names])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -185,52 +214,46 @@ def bars(
 
 
 def thumbnail_sheet(maps: Array, gap: int = 1) -> np.ndarray:
-    """[rows, columns, height, width] maps on one sheet, `gap` blank (NaN) pixels between them."""
+    """[layers, heads, height, width] maps on one sheet: a column a layer, `gap` NaN pixels between."""
     data = as_array(maps)
-    rows, columns, height, width = data.shape
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
-    for r in range(rows):
-        for c in range(columns):
-            top, left = r * (height + gap), c * (width + gap)
-            sheet[top : top + height, left : left + width] = data[r, c]
+    layers, heads, height, width = data.shape
+    sheet = np.full((heads * (height + gap) - gap, layers * (width + gap) - gap), np.nan)
+    for layer in range(layers):
+        for head in range(heads):
+            top, left = head * (height + gap), layer * (width + gap)
+            sheet[top : top + height, left : left + width] = data[layer, head]
     return sheet
 
 
 @styled
 def thumbnails(
-    maps: Array,
-    *,
-    highlight: tuple[int, int] | None = None,
-    row_name: str = "layer",
-    column_name: str = "head",
-    title: str = "",
-    alt: str | None = None,
+    maps: Array, *, highlight: Sequence[tuple[int, int]] = (), title: str = "", alt: str | None = None
 ) -> Drawing:
     """All maps of a model as small pictures (30 × 9 for SmolLM2), on the scale of every attention map.
 
-    `maps` is [layers, heads, queries, keys]; `highlight` = (layer, head) draws a frame.
+    `maps` is [layers, heads, queries, keys]; each (layer, head) in `highlight` gets a frame.
     """
     data = as_array(maps)
-    rows, columns, height, width = data.shape
+    layers, heads, height, width = data.shape
     gap = max(1, round(0.12 * height))
     sheet = thumbnail_sheet(data, gap)
-    inches = 0.42 * columns + 1.2
-    words = alt or f"{rows} × {columns} attention maps, one row a {row_name}, one column a {column_name}"
-    figure, (ax,) = drawing(inches, (inches - 1.2) * sheet.shape[0] / sheet.shape[1] + 0.8, alt=words)
+    inches = min(10.5, 0.8 + 0.45 * layers)
+    words = alt or f"{layers} × {heads} attention maps: one column a layer, one row a head"
+    tall = (inches - 0.8) * sheet.shape[0] / sheet.shape[1] + (0.9 if title else 0.6)
+    figure, (ax,) = drawing(inches, tall, alt=words)
     ax.imshow(sheet, cmap=ATTENTION, norm=ATTENTION_NORM, interpolation="antialiased")
     ax.grid(False)
-    ax.set_xticks([c * (width + gap) + (width - 1) / 2 for c in range(columns)], range(columns))
-    ax.set_yticks([r * (height + gap) + (height - 1) / 2 for r in range(rows)], range(rows))
+    ax.set_xticks([n * (width + gap) + (width - 1) / 2 for n in range(layers)], range(layers))
+    ax.set_yticks([n * (height + gap) + (height - 1) / 2 for n in range(heads)], range(heads))
     ax.tick_params(length=0, labelsize=8)
     for side in ("left", "bottom"):
         ax.spines[side].set_visible(False)
-    if highlight is not None:
-        top = highlight[0] * (height + gap) - gap / 2 - 0.5
-        left = highlight[1] * (width + gap) - gap / 2 - 0.5
-        frame = Rectangle((left, top), width + gap, height + gap, fill=False, edgecolor=RUST, linewidth=2)
+    for layer, head in highlight:
+        corner = (layer * (width + gap) - gap / 2 - 0.5, head * (height + gap) - gap / 2 - 0.5)
+        frame = Rectangle(corner, width + gap, height + gap, fill=False, edgecolor=RUST, linewidth=2)
         frame.set_clip_on(False)
         ax.add_patch(frame)
-    ax.set_xlabel(column_name)
-    ax.set_ylabel(row_name)
+    ax.set_xlabel("layer")
+    ax.set_ylabel("head")
     ax.set_title(title)
     return figure

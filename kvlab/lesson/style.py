@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.transforms import IdentityTransform
+from PIL import Image
 
 # An opaque, nearly white card: text and lines keep their contrast whatever the page behind is.
 BACKGROUND = "#FCFBF8"
@@ -88,9 +90,28 @@ class Drawing(Figure):
 
     def png(self) -> bytes:
         """The picture as PNG bytes; equal data give equal bytes (same matplotlib)."""
+        buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
-            buffer = io.BytesIO()
             self.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def frame(self) -> bytes:
+        """The picture for a moving widget: laid out once, afterwards only drawn, 3 to 4 times as fast.
+
+        So a widget that moves makes its `Drawing` once, changes its data (`line.set_ydata(…)`), and
+        returns it again; places, limits and labels' sides stay as they were.
+        """
+        with matplotlib.rc_context(STYLE):
+            if self.get_layout_engine() is not None:
+                self.draw_without_rendering()
+                self.set_layout_engine("none")
+                for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
+                    place = axis.label.get_transform().transform(axis.label.get_position())
+                    axis.set_label_coords(*place, transform=IdentityTransform())
+            self.canvas.draw()
+            buffer = io.BytesIO()
+            pixels = np.asarray(self.canvas.buffer_rgba())[..., :3]
+            Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="png", compress_level=1)
         return buffer.getvalue()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
@@ -107,7 +128,7 @@ def drawing(
 
     Use it inside a function decorated with `@styled`, so that what you add has the style too.
     """
-    figure = Drawing(figsize=(width, height), layout="constrained")
+    figure = Drawing(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.alt = alt
     axes = figure.subplots(rows, columns, squeeze=False, **subplots)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.colors import Colormap, Normalize, to_hex
+from matplotlib.colors import Colormap, Normalize
 
 from .style import ATTENTION, ATTENTION_NORM, BACKGROUND, GRID, INK, QUIET
 
@@ -29,10 +29,14 @@ def card(body: str, colour: str | None = None) -> str:
     return f'<div style="{CARD}{edge}">{body}</div>'
 
 
-@functools.lru_cache(maxsize=8)
 def _shades(cmap: Colormap) -> list[tuple[str, str]]:
     """256 steps of a colour map as (background, text colour with enough contrast)."""
-    colours = [to_hex(c) for c in cmap(np.arange(256))]
+    return _shades_of(cmap(np.arange(256), bytes=True).tobytes())
+
+
+@functools.lru_cache(maxsize=8)
+def _shades_of(rgba: bytes) -> list[tuple[str, str]]:
+    colours = [f"#{rgba[i : i + 3].hex().upper()}" for i in range(0, len(rgba), 4)]
     return [(c, INK if contrast(c, INK) >= contrast(c, "#FFFFFF") else "#FFFFFF") for c in colours]
 
 

@@ -99,7 +99,7 @@ class Live(VBox):
         except Exception as error:  # an exception in a callback would vanish in the server's log
             shown = card(inline(f"This widget failed: {type(error).__name__}: {error}"), RUST)
         if isinstance(shown, Drawing):
-            self.image.value = shown.png()
+            self.image.value = shown.frame()
             self.image.layout.width = f"{round(shown.get_figwidth() * 96)}px"
             self.image.tooltip = shown.alt
         elif shown is not None:
