@@ -14,6 +14,9 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # Parallel tests share the cores, so each process keeps to one thread.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
+# Set where `make test` is started from a terminal inside JupyterLab; committed outputs hold no learner's answers.
+unexport KVLAB_WORK
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help lab test install install-test weights lint unit lessons browser lock clean
