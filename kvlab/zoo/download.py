@@ -11,6 +11,7 @@ import errno
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,8 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelError(
-            f"{folder} has {free / 1e6:.0f} MB free and this model needs {needed / 1e6:.0f} MB there. {_DISK_HINT}"
+            f"{folder} has {free / 1e6:.0f} MB free and this model needs {needed / 1e6:.0f} MB there. "
+            f"{_DISK_HINT}"
         )
 
 
@@ -80,13 +82,24 @@ def disk_errors(folder: Path) -> Iterator[None]:
     """Turn the operating system's complaints about `folder` into a `ModelError`."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except Exception as error:
+        number = _os_error(error)
+        if number is None:
+            raise
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ModelError(f"The disk is full: writing to {folder} failed. {_DISK_HINT}") from error
         raise ModelError(
-            f"kvlab cannot write to {folder} ({error.strerror or error}). "
+            f"kvlab cannot use the folder {folder} ({os.strerror(number)}). "
             "Set KVLAB_HOME to a folder that you may write to, then try again."
         ) from error
+
+
+def _os_error(error: Exception) -> int | None:
+    """The operating system's number for `error`; libraries written in Rust only put it into the text."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _remove_stale(folder: Path) -> None:

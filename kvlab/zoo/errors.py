@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 
 class ModelError(RuntimeError):
     """A model cannot be had or cannot be used; the message is for the person who asked for it."""
+
+
+def need(package: str) -> ModuleType:
+    """Import a package that `import kvlab` does without.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ModelError(
+            f"The package {package!r} is not installed; run `python -m pip install {package}` and try again."
+        ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from kvlab.model.config import Config
 
 BYTE_VOCAB = 259  # 256 bytes, then <bos>, <eos>, <pad>: see ByteTokenizer
@@ -14,7 +16,7 @@ SHAPES: dict[str, Config] = {
             num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, head_dim=64,
             rms_norm_eps=1e-5, max_position_embeddings=8192, rope_theta=1e5,
             bos_token_id=1, eos_token_ids=(2,), pad_token_id=2,
-            source="header of SmolLM2-135M-Instruct.Q4_1.gguf; config.json of HuggingFaceTB/SmolLM2-135M-Instruct",
+            source="config.json of HuggingFaceTB/SmolLM2-135M-Instruct; header of the GGUF file",
         ),
         Config(
             name="gemma3-270m", vocab_size=262144, hidden_size=640, intermediate_size=2048,
@@ -24,7 +26,7 @@ SHAPES: dict[str, Config] = {
             layer_types=(("sliding",) * 5 + ("full",)) * 3,
             qk_norm=True, sandwich_norms=True, norm_plus_one=True, embed_scale=640**0.5,
             bos_token_id=2, eos_token_ids=(1,), pad_token_id=0,
-            source="header of gemma-3-270m-q4_k_m.gguf; config.json of google/gemma-3-270m",
+            source="config.json of google/gemma-3-270m; header of the GGUF file",
         ),
         Config(
             name="llama2-7b", vocab_size=32000, hidden_size=4096, intermediate_size=11008,
@@ -102,3 +104,6 @@ def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def count_weights(config: Config) -> int:
+    """Numbers in all tensors of a decoder."""
+    return sum(math.prod(shape) for shape in weight_shapes(config).values())
