@@ -116,12 +116,7 @@ class Cache:
                 f"this cache holds {self.ledger.shape[0]} sequence(s) and was given {batch}; make a new Cache"
                 + (f"(…, batch={batch})." if self.kind.batch else ", or call reset() first.")
             )
-        capacity = self.kind.capacity
-        if capacity is not None and self.used + tokens > capacity:
-            raise CacheError(
-                f"{tokens} more token(s) after {self.used} need {self.used + tokens} slots, but the capacity is "
-                f"{capacity}; make the cache larger (capacity={self.used + tokens}), pass fewer tokens, or reset()."
-            )
+        self.require(tokens)
         if self._open:  # an earlier step raised half-way
             for layer in self.layers:
                 layer.drop_unsettled(self.used)
@@ -129,6 +124,15 @@ class Cache:
             self._start(batch, 0)
         self._padded = self._padded or (mask is not None and not bool(mask.all()))
         self._open = True
+
+    def require(self, tokens: int) -> None:
+        """Raise CacheError unless there is room for so many more tokens."""
+        capacity = self.kind.capacity
+        if capacity is not None and self.used + tokens > capacity:
+            raise CacheError(
+                f"{tokens} more token(s) after {self.used} need {self.used + tokens} slots, but the capacity is "
+                f"{capacity}; make the cache larger (capacity={self.used + tokens}), pass fewer tokens, or reset()."
+            )
 
     def open(self, ids: Tensor, mask: Tensor | None = None) -> Step:
         """The tensors of a checked step; this part can be compiled."""

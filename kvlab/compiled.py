@@ -1,0 +1,103 @@
+"""The decoder's own code, compiled for one token at a time over a static cache.
+
+Fixed shapes let `torch.compile` turn each layer into a few fused loops; one compilation serves all layers,
+since they differ in nothing but their weights. On CUDA the whole step is then captured as one graph, so
+that a token costs one launch. (The recipe is gpt-fast's, PyTorch, 2023.)
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kvlab.cache import Cache, CacheError
+
+if TYPE_CHECKING:
+    from kvlab.model.decoder import Decoder
+
+
+def why_not(cache: Cache) -> str | None:
+    """Why a step over this cache cannot be compiled here, in one sentence; None: it can."""
+    if not cache.kind.compilable:
+        return f'a "{cache.kind.name}" store changes its shapes at every token; compiling needs store="static".'
+    if sys.version_info >= (3, 15):
+        return f"torch.compile does not support Python {sys.version_info.major}.{sys.version_info.minor} yet."
+    if cache.device.type == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++", "cl"))):
+        return "torch.compile needs a C++ compiler on a CPU: install one (Debian, Ubuntu: apt-get install g++)."
+    return None
+
+
+def _layer(module: Callable[..., Tensor], *args: object) -> Tensor:
+    return module(*args)
+
+
+def _head(module: Callable[..., Tensor], *args: object) -> Tensor:
+    return module(*args)
+
+
+class CompiledStep:
+    """`step(ids [batch, 1]) -> logits [batch, 1, vocab]`, appending to `cache` as `lm(ids, cache)` does.
+
+    The first call compiles (seconds to a minute) and, on CUDA, captures. The cache's storage must stay
+    where it is: `crop`, `reset` and `reorder` are fine, a fork needs a step of its own.
+
+    Raises:
+        CacheError: the cache's store cannot be compiled, or there is no compiler.
+    """
+
+    def __init__(self, lm: Decoder, cache: Cache):
+        reason = why_not(cache)
+        if reason is not None:
+            raise CacheError(reason)
+        self.lm, self.cache = lm, cache
+        options = {"coordinate_descent_tuning": True} if cache.device.type == "cuda" else {}
+        self._layer = torch.compile(_layer, dynamic=False, fullgraph=True, options=options)
+        self._head = torch.compile(_head, dynamic=False, fullgraph=True, options=options)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._ids = torch.zeros(cache.kind.batch, 1, dtype=torch.int64, device=cache.device)
+        self._logits: Tensor | None = None
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """The next token's logits. On CUDA the returned tensor is overwritten by the next call."""
+        if ids.shape[-1] != 1:
+            raise CacheError(f"a compiled step takes one token at a time, ids [batch, 1], not {tuple(ids.shape)}.")
+        self.cache.check(ids)
+        with torch.no_grad():
+            logits = self._replay(ids) if ids.device.type == "cuda" else self._run(ids)
+        self.cache.count(1)
+        return logits
+
+    def _run(self, ids: Tensor) -> Tensor:
+        step = self.cache.open(ids)
+        logits = self.lm.run(step, self.cache.layers, 1, self._layer, self._head)
+        self.cache.close(step)
+        return logits
+
+    def _replay(self, ids: Tensor) -> Tensor:
+        self._ids.copy_(ids)
+        if self._graph is None:
+            self._capture()
+        self._graph.replay()
+        return self._logits
+
+    def _capture(self) -> None:
+        # Warm-up compiles and tunes on a side stream, as capturing asks; it must leave no trace in the
+        # cache, so the few tensors that a step moves forward are put back.
+        state = [t for t in (self.cache.ledger, self.cache._seen, self.cache._next)]
+        saved = [t.clone() for t in state]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self._run(self._ids)
+                for tensor, value in zip(state, saved, strict=True):
+                    tensor.copy_(value)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._logits = self._run(self._ids)
