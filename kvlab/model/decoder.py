@@ -186,8 +186,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer: Any = None
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.embed_tokens.weight.requires_grad_(False)
+        # from_pretrained draws no random weights; drawing them on "meta" would import the compiler (2 s).
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size))
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.kinds = {b.self_attn.kind: (b.self_attn, b.self_attn.window) for b in reversed(self.layers)}
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

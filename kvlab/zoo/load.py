@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _MADE_HERE = ("tiny", "tiny-gemma3")
 # Random, yet with logits of a trained model's size, so that a wrong mask or position shows clearly.
 _TINY_STD = 0.2
-_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+_DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")
+}
 
 
 def names() -> tuple[str, ...]:
