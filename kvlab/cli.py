@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("kvlab"):
-        return f"{error.name} is not installed. `make lab` installs all that kvlab uses; by hand: pip install -e .[lab]"
+        remedy = "`make lab` installs all that kvlab uses; by hand: pip install -e .[lab]"
+        return f"{error.name} is not installed. {remedy}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = str(error).strip()

@@ -1,7 +1,7 @@
 """The learner's own copies of the lessons: filled from notebooks/, never overwriting what was changed.
 
-A small manifest in the folder remembers, for every copy, the hash of what was written. A copy that still has that
-hash is untouched and follows its lesson; any other belongs to the learner.
+A small manifest in the folder remembers, for every copy, the hash of what was written. A copy that
+still has that hash is untouched and follows its lesson; any other belongs to the learner.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class Report:
     first: Path  # the copy to start with
     new: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
-    outdated: list[str] = field(default_factory=list)  # changed by the learner, and the lesson has changed since
+    outdated: list[str] = field(
+        default_factory=list
+    )  # changed by the learner, and the lesson has changed since
 
     def lines(self) -> Iterator[str]:
         """Sentences for the learner; none if nothing happened."""
@@ -33,7 +35,8 @@ class Report:
         if self.updated:
             yield f"brought up to date, as you had not changed them: {', '.join(self.updated)}"
         for name in self.outdated:
-            yield f"{name} has a newer version; yours stays, and --fresh {name.split('_')[0]} puts the new one beside it"
+            number = name.split("_")[0]
+            yield f"{name} has a newer version; yours stays; --fresh {number} puts the new one beside it"
 
 
 def fill(lessons: Path, work: Path) -> Report:
@@ -64,7 +67,7 @@ def fill(lessons: Path, work: Path) -> Report:
 
 
 def _state(there: str | None, written: str | None, current: str) -> str:
-    """What a copy is, from three hashes: what lies there, what was once written there, what would be written now."""
+    """What a copy is, from the hashes of what lies there, was written there, and would be written now."""
     if there is None:
         return "new"
     if there == current:
@@ -77,7 +80,7 @@ def _state(there: str | None, written: str | None, current: str) -> str:
 
 
 def fresh(lessons: Path, work: Path, lesson: str) -> Path:
-    """Write a new copy of one lesson beside the learner's and return it; an untouched one is returned as it is.
+    """Write a new copy of one lesson beside the learner's and return it; an untouched one is that already.
 
     Raises:
         ValueError: no lesson's file name begins with `lesson`, or several do.
@@ -96,12 +99,14 @@ def fresh(lessons: Path, work: Path, lesson: str) -> Path:
         target = work / f"{source.stem}-{number}.ipynb"
         number += 1
     _write(target, copy)
-    _write_manifest(work, {**_read_manifest(work), source.name: _hash(copy)})  # the newest version has been handed out
+    _write_manifest(
+        work, {**_read_manifest(work), source.name: _hash(copy)}
+    )  # the newest version has been handed out
     return target
 
 
 def learner_copy(lesson: bytes) -> bytes:
-    """The notebook as a learner gets it: code cells tagged `reveal` without outputs, so that nothing is told early.
+    """The notebook as a learner gets it: cells tagged `reveal` have no outputs, so nothing is told early.
 
     It is laid out as Jupyter saves it, so that saving an untouched copy changes nothing.
     """

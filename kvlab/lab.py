@@ -44,19 +44,22 @@ def require_free(host: str, port: int) -> None:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            if os.name == "posix":  # a port that was closed a moment ago is free; on Windows this would mean theft
+            if (
+                os.name == "posix"
+            ):  # a port that was closed a moment ago is free; on Windows this would mean theft
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
         raise ValueError(
-            f"cannot listen on {host} port {port} ({error.strerror}): choose another with --port (make lab PORT=…)"
+            f"cannot listen on {host} port {port} ({error.strerror}): "
+            "choose another with --port (make lab PORT=…)"
         ) from error
 
 
 def command(root: Path, notebook: Path, host: str, port: int | None, browser: bool) -> list[str]:
     """The command that starts JupyterLab in the project with `notebook` open.
 
-    The server shows the whole project (the lessons say where to read on), and guards it with Jupyter's own token.
+    The server shows the whole project (the lessons say where to read on), guarded by Jupyter's own token.
     Without a chosen `port` Jupyter takes the first free one from 8888.
     """
     options = [
@@ -77,7 +80,7 @@ def command(root: Path, notebook: Path, host: str, port: int | None, browser: bo
 
 
 def environment(root: Path) -> dict[str, str]:
-    """This process's environment, and for the lessons: kvlab importable where it is not installed, answers kept."""
+    """This process's environment; lessons also find kvlab where it is not installed, and keep answers."""
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "KVLAB_WORK": str(root / "work")}
 
@@ -97,14 +100,17 @@ def prepare(root: Path, fresh: str | None = None) -> Path:
 
 
 def fetch_first_model() -> None:
-    """Have the weights that the lessons open with; without them the course still opens, and says what lacks."""
+    """Have the weights that the lessons open with; without them the course opens too, and says what lacks."""
     from kvlab import zoo
     from kvlab.zoo.errors import ModelError
 
     try:
         zoo.fetch(MODEL)
     except ModelError as error:
-        print(f"kvlab: {error}\nkvlab: JupyterLab opens all the same; `kvlab fetch {MODEL}` tries again", file=sys.stderr)
+        print(
+            f"kvlab: {error}\nkvlab: JupyterLab opens all the same; `kvlab fetch {MODEL}` tries again",
+            file=sys.stderr,
+        )
 
 
 def start(argv: list[str], env: dict[str, str]) -> int:
@@ -122,12 +128,16 @@ def main(argv: list[str]) -> int:
     """`kvlab lab`: see --help."""
     parser = argparse.ArgumentParser(
         prog="kvlab lab",
-        description="Open the course in JupyterLab, on your own copies of the lessons in work/. What you changed "
-        "there is never overwritten; a copy you did not touch follows the lesson it came from.",
+        description="Open the course in JupyterLab, on your own copies of the lessons in work/. What you "
+        "changed there is never overwritten; a copy you did not touch follows the lesson it came from.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, help=f"port to listen on (default: the first free one from {PORT})")
-    parser.add_argument("--fresh", metavar="03", help="make a new copy of this lesson beside yours, and open it")
+    parser.add_argument(
+        "--port", type=int, help=f"port to listen on (default: the first free one from {PORT})"
+    )
+    parser.add_argument(
+        "--fresh", metavar="03", help="make a new copy of this lesson beside yours, and open it"
+    )
     parser.add_argument("--no-browser", action="store_true", help="print the address and open no window")
     args = parser.parse_args(argv)
     root = project_root()
@@ -139,5 +149,7 @@ def main(argv: list[str]) -> int:
     fetch_first_model()
     browser = has_display() and not args.no_browser
     if not browser:
-        print("kvlab: no window is opened from here; open the last address below in a browser. Ctrl-C ends it.")
+        print(
+            "kvlab: no window is opened from here; open the last address below in a browser. Ctrl-C ends it."
+        )
     return start(command(root, notebook, args.host, args.port, browser), environment(root))

@@ -21,7 +21,9 @@ def kvlab(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     import os
 
     command = [sys.executable, "-m", "kvlab", *argv]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.fixture
@@ -50,7 +52,9 @@ def test_without_arguments_usage_goes_to_stderr(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
-def test_every_registered_command_can_be_imported_and_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_registered_command_can_be_imported_and_has_help(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
     assert stop.value.code == 0
@@ -82,14 +86,22 @@ def test_wrong_options_are_usage_errors() -> None:
     [
         (ModelError("the weights of x are damaged"), "kvlab: the weights of x are damaged\n"),
         (ValueError("budget must be at least 1"), "kvlab: budget must be at least 1\n"),
-        (FileNotFoundError(2, "No such file or directory", "a.json"), "kvlab: a.json: No such file or directory\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.json"),
+            "kvlab: a.json: No such file or directory\n",
+        ),
         (OSError(28, "No space left on device"), "kvlab: No space left on device\n"),
         (FileNotFoundError("there are no lessons"), "kvlab: there are no lessons\n"),
-        (ZeroDivisionError("division by zero"), "kvlab: ZeroDivisionError: division by zero (KVLAB_DEBUG=1 shows where)\n"),
+        (
+            ZeroDivisionError("division by zero"),
+            "kvlab: ZeroDivisionError: division by zero (KVLAB_DEBUG=1 shows where)\n",
+        ),
         (ValueError(), "kvlab: ValueError:  (KVLAB_DEBUG=1 shows where)\n"),
     ],
 )
-def test_an_error_is_one_line(error: Exception, line: str, command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_one_line(
+    error: Exception, line: str, command, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(argv: list[str]) -> int:
         raise error
 

@@ -63,7 +63,9 @@ def test_fresh_opens_the_new_copy(project: Path, started: list, capsys: pytest.C
     assert "choose one of 00, 01" in capsys.readouterr().err
 
 
-def test_a_chosen_port_is_taken_or_refused(project: Path, started: list, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_chosen_port_is_taken_or_refused(
+    project: Path, started: list, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -76,13 +78,17 @@ def test_a_chosen_port_is_taken_or_refused(project: Path, started: list, capsys:
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "70000"])
-def test_a_port_out_of_range_is_named(project: Path, started: list, port: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_out_of_range_is_named(
+    project: Path, started: list, port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["lab", f"--port={port}"]) == cli.FAILED
     assert "from 1 to 65535" in capsys.readouterr().err
 
 
 def test_an_unknown_host_is_named(project: Path, started: list, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["lab", "--host", "203.0.113.7", "--port", "8890"]) == cli.FAILED  # an address no machine here has
+    assert (
+        cli.main(["lab", "--host", "203.0.113.7", "--port", "8890"]) == cli.FAILED
+    )  # an address no machine here has
     assert "cannot listen on 203.0.113.7" in capsys.readouterr().err
 
 
@@ -97,7 +103,9 @@ def test_an_unknown_host_is_named(project: Path, started: list, capsys: pytest.C
         ({"SSH_CONNECTION": "…"}, "darwin", False),
     ],
 )
-def test_a_window_is_opened_only_where_one_can_be(environ: dict[str, str], platform: str, expected: bool) -> None:
+def test_a_window_is_opened_only_where_one_can_be(
+    environ: dict[str, str], platform: str, expected: bool
+) -> None:
     assert lab.has_display(environ, platform) is expected
 
 

@@ -12,7 +12,9 @@ from kvlab import copies
 
 
 def notebook(text: str, *, tags: tuple[str, ...] = ()) -> str:
-    cell = nbformat.v4.new_code_cell(f"print({text!r})", execution_count=1, id="cell", metadata={"tags": list(tags)})
+    cell = nbformat.v4.new_code_cell(
+        f"print({text!r})", execution_count=1, id="cell", metadata={"tags": list(tags)}
+    )
     cell.outputs = [nbformat.v4.new_output("stream", text=text + "\n")]
     return nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))
 
@@ -84,7 +86,9 @@ def test_a_deleted_copy_is_handed_out_again(lessons: Path, work: Path) -> None:
 
 
 @pytest.mark.parametrize("manifest", [None, "", "[]", "not json"])
-def test_without_a_manifest_every_file_is_the_learners(lessons: Path, work: Path, manifest: str | None) -> None:
+def test_without_a_manifest_every_file_is_the_learners(
+    lessons: Path, work: Path, manifest: str | None
+) -> None:
     work.mkdir()
     (work / "00_start.ipynb").write_text("something of mine")
     if manifest is not None:
@@ -106,7 +110,9 @@ def test_reveal_cells_are_handed_out_without_outputs(lessons: Path, work: Path) 
 
 def test_fresh_writes_beside(lessons: Path, work: Path) -> None:
     copies.fill(lessons, work)
-    assert copies.fresh(lessons, work, "01") == work / "01_attention.ipynb", "an untouched copy is fresh already"
+    assert copies.fresh(lessons, work, "01") == work / "01_attention.ipynb", (
+        "an untouched copy is fresh already"
+    )
     (work / "01_attention.ipynb").write_text(notebook("my own answer"))
     second = copies.fresh(lessons, work, "01")
     assert second == work / "01_attention-2.ipynb" and "one" in printed(second)
@@ -137,7 +143,9 @@ def test_no_lessons(tmp_path: Path) -> None:
         copies.fill(tmp_path, tmp_path / "work")
 
 
-def test_an_interrupted_write_leaves_the_old_copy(lessons: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_the_old_copy(
+    lessons: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copies.fill(lessons, work)
     before = snapshot(work)
     (lessons / "00_start.ipynb").write_text(notebook("zero, second edition"))

