@@ -20,5 +20,6 @@ def need(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         raise ModelError(
-            f"The package {package!r} is not installed; run `python -m pip install {package}` and try again."
+            f"The package {package.split('.')[0]!r} is not installed; "
+            f"run `python -m pip install {package.split('.')[0]}` and try again."
         ) from error
