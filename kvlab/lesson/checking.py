@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dis
 import linecache
 import traceback
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ _MARKS: dict[Kind, tuple[str, str]] = {
     "unknown": ("✗", RUST),
     "error": ("✗", BLUE),
 }
-_UNTOUCHED = (None, NotImplemented, Ellipsis)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,14 @@ def _untouched(task: Exercise, candidate: Candidate, first: Any) -> bool:
     result = first[0] if task.in_place else first
     if result is NotImplemented or result is Ellipsis:
         return True
-    return _same_code(task, candidate)
+    return _same_code(task, candidate) or (result is None and _does_nothing(candidate))
+
+
+def _does_nothing(candidate: Candidate) -> bool:
+    """Whether a function only returns a constant: a stub with other comments or docstrings."""
+    found = getattr(candidate, "__code__", None)
+    idle = {"RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST"}
+    return found is not None and {step.opname for step in dis.get_instructions(found)} <= idle
 
 
 def _same_code(task: Exercise, candidate: Candidate) -> bool:
@@ -143,7 +150,8 @@ def _changed_inputs(task: Exercise, candidate: Candidate) -> str | None:
 
 
 def _unknown(task: Exercise, candidate: Candidate, mine: list[Any], gaps: list[str | None]) -> Check:
-    case = next(i for i, gap in enumerate(gaps) if gap)
+    wrong = [i for i, gap in enumerate(gaps) if gap]
+    case = next((i for i in wrong if isinstance(mine[i], _Raised)), wrong[0])  # an exception says most
     right = gaps.count(None)
     inputs = ", ".join(_describe(value) for value in task.arguments(case))
     on = f" (input: {inputs})" if inputs else ""

@@ -16,8 +16,8 @@ def difference(
     """The first difference as a clause, or None if equal.
 
     Tensors, arrays, numbers, texts, booleans, None and nested lists, tuples and dicts are compared; tensors
-    and arrays by shape, kind (boolean or number) and value. Numbers are equal within rtol and atol; NaN
-    equals NaN.
+    and arrays by shape, kind (boolean or number) and value. Floats are equal within rtol and atol, whole
+    numbers exactly; NaN equals NaN.
     """
     at = f"{where} " if where else ""
     if _is_array(expected):
@@ -43,6 +43,8 @@ def _numbers(expected: float, actual: Any, rtol: float, atol: float, at: str) ->
         actual = actual.item()
     if isinstance(actual, bool) or not isinstance(actual, (int, float, np.number)):
         return f"{at}expected the number {show(expected)}, got {show(actual)}"
+    if isinstance(expected, int):  # a count: right to the last one
+        rtol, atol = 0.0, 1e-6
     close = math.isclose(expected, actual, rel_tol=rtol, abs_tol=atol)
     both_nan = math.isnan(expected) and math.isnan(actual)
     return None if close or both_nan else f"{at}expected {show(expected)}, got {show(actual)}"
@@ -60,6 +62,8 @@ def _arrays(expected: Any, actual: Any, rtol: float, atol: float, at: str) -> st
         return f"{at}expected {kinds[is_bool]}, got {kinds[not is_bool]} ({have.dtype})"
     if want.is_complex() or have.is_complex():
         want, have = torch.view_as_real(want.cfloat()), torch.view_as_real(have.cfloat())
+    if not want.is_floating_point():
+        rtol, atol = 0.0, 1e-6
     same = torch.isclose(want.double(), have.double(), rtol=rtol, atol=atol, equal_nan=True)
     if bool(same.all()):
         return None

@@ -25,6 +25,7 @@ from .style import (
     Drawing,
     direct_labels,
     drawing,
+    number,
     styled,
     token_text,
 )
@@ -179,7 +180,6 @@ def bars(
     spread: Array | None = None,
     highlight: Sequence[str] = (),
     title: str = "",
-    digits: int = 3,
     alt: str | None = None,
 ) -> Drawing:
     """Horizontal bars from the top with their values written; `label` is the axis with its unit.
@@ -188,7 +188,7 @@ def bars(
     accent colour.
     """
     sizes = as_array(values)
-    text = alt or ", ".join(f"{n}: {v:.{digits}g}" for n, v in zip(names, sizes, strict=True))
+    text = alt or ", ".join(f"{n}: {number(v)}" for n, v in zip(names, sizes, strict=True))
     figure, (ax,) = drawing(6.4, 0.8 + 0.34 * len(names), alt=text)
     at = np.arange(len(names))
     colours = [RUST if name in highlight else COLOURS[0] for name in names]
@@ -199,8 +199,7 @@ def bars(
     if theory is not None:
         ends = np.fmax(ends, as_array(theory))
     for y, value, end in zip(at, sizes, ends, strict=True):
-        written = f"{value:,.{digits}g}"
-        ax.annotate(written, (end, y), (5, 0), textcoords="offset points", va="center")
+        ax.annotate(number(value), (end, y), (5, 0), textcoords="offset points", va="center")
     if theory is not None:
         ax.vlines(as_array(theory), at - 0.42, at + 0.42, color=INK, linestyle=(0, (3, 2)), linewidth=1.6)
         _key(ax, "dashed: theory")

@@ -11,7 +11,7 @@ from ipywidgets import HTML, Button, FloatLogSlider, FloatSlider, HBox, Layout, 
 from matplotlib.ticker import StrMethodFormatter
 
 from . import memory
-from .style import BLUE, GREEN, INK, QUIET, RUST, Drawing, drawing, styled
+from .style import BLUE, GREEN, INK, QUIET, RUST, Drawing, drawing, number, styled
 from .tables import card, inline
 from .widgets import Exhibit
 
@@ -37,10 +37,7 @@ class Question:
 
 def with_unit(value: float, unit: str) -> str:
     """A number for people: about three digits, thousands separated, and its unit (× and % stick to it)."""
-    if value and not 1e-3 <= abs(value) < 1e6:
-        text = f"{value:.1e}"
-    else:
-        text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    text = number(value)
     return f"{text}{unit}" if unit in {"×", "%"} else f"{text} {unit}".rstrip()
 
 

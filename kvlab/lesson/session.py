@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .style import RUST
 from .tables import card, inline
 
 LESSONS: dict[str, str] = {
@@ -82,15 +83,13 @@ def model(name: str = "smollm2-135m") -> Any:
 
     try:
         return kvlab.load(name, device=device(), dtype=torch.float32)
-    except (OSError, RuntimeError) as error:
+    except (kvlab.ModelError, OSError) as error:
         _say_fallback(name, error)
         return kvlab.load("tiny", device=device(), dtype=torch.float32)
 
 
 def _say_fallback(name: str, error: Exception) -> None:
     from IPython.display import display
-
-    from .style import RUST
 
     text = f"The weights of {name} can't be had: {error}\nThis lesson goes on with `tiny`, a model with "
     text += "random weights: the code works, but the words and figures mean nothing."

@@ -154,6 +154,13 @@ def token_text(token: str) -> str:
     return safe.replace("$", r"\$")  # a dollar sign would start a formula
 
 
+def number(value: float) -> str:
+    """A number for people: three digits, thousands separated; very large and very small ones as powers."""
+    if value and not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def dark_text(colour: str) -> str:
     """A darker shade of a line's colour, for its label: small text needs more contrast than a line."""
     return to_hex([0.7 * part for part in to_rgb(colour)])

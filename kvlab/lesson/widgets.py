@@ -96,8 +96,8 @@ class Live(VBox):
         self.drawn += 1
         try:
             shown = self._draw(*values)
-        except Exception as error:  # an exception in a callback would vanish in the server's log
-            shown = card(inline(f"This widget failed: {type(error).__name__}: {error}"), RUST)
+        except Exception as error:
+            shown = _failed(error)
         if isinstance(shown, Drawing):
             self.image.value = shown.frame()
             self.image.layout.width = f"{round(shown.get_figwidth() * 96)}px"
@@ -118,17 +118,29 @@ def live(draw: Callable[..., Shown], *controls: Widget) -> Live:
     return Live(draw, controls)
 
 
-def on_click(button: Widget, work: Callable[[], Any]) -> None:
-    """Run `work` when a button is pressed; the button is off meanwhile, so that clicks don't pile up."""
+def on_click(button: Widget, work: Callable[[], Any]) -> HTML:
+    """Run `work` when a button is pressed; the button is off meanwhile, so that clicks don't pile up.
+
+    Returns a line to put under the button: it stays empty unless `work` fails, and then says how.
+    """
+    says = HTML(layout=Layout(width="100%"))
 
     def clicked(_button: Any) -> None:
-        button.disabled = True
+        button.disabled, says.value = True, ""
         try:
             work()
+        except Exception as error:
+            says.value = _failed(error)
         finally:
             button.disabled = False
 
     button.on_click(clicked)
+    return says
+
+
+def _failed(error: Exception) -> str:
+    """An exception in a callback would vanish in the server's log: say it where the learner looks."""
+    return card(inline(f"This widget failed: {type(error).__name__}: {error}"), RUST)
 
 
 def note(text: str = "") -> HTML:
