@@ -58,7 +58,8 @@ class Cache:
         for of_layer in knobs:
             _refuse(self.kind, of_layer)
         self.layers = [
-            self.kind.layer(i, self.config, of_layer, self.device, self.dtype) for i, of_layer in enumerate(knobs)
+            self.kind.layer(i, self.config, of_layer, self.device, self.dtype)
+            for i, of_layer in enumerate(knobs)
         ]
         self._clear()
 
@@ -90,7 +91,7 @@ class Cache:
         self._seen = torch.zeros(batch, dtype=torch.int32, device=self.device)
         self._next = torch.zeros(1, dtype=torch.int64, device=self.device)
 
-    # --- one step of the model -------------------------------------------------------------------------
+    # --- one step of the model ---
 
     def begin(self, ids: Tensor, mask: Tensor | None = None) -> Step:
         """Open a step for `ids [batch, tokens]`; `mask [batch, tokens]` is False where a token is padding.
@@ -104,7 +105,9 @@ class Cache:
     def check(self, ids: Tensor, mask: Tensor | None = None) -> None:
         """Refuse a step that cannot be taken, before any layer writes. Python numbers only."""
         if ids.dim() != 2 or ids.is_floating_point() or 0 in ids.shape:
-            raise CacheError(f"ids must be integers [batch, tokens] with at least one token, not {tuple(ids.shape)}.")
+            raise CacheError(
+                f"ids must be integers [batch, tokens], one token or more, not {ids.dtype} {tuple(ids.shape)}."
+            )
         if mask is not None and mask.shape != ids.shape:
             raise CacheError(
                 f"mask {tuple(mask.shape)} must have the shape of ids {tuple(ids.shape)}: "
@@ -113,7 +116,8 @@ class Cache:
         batch, tokens = ids.shape
         if self.ledger is not None and batch != self.ledger.shape[0]:
             raise CacheError(
-                f"this cache holds {self.ledger.shape[0]} sequence(s) and was given {batch}; make a new Cache"
+                f"this cache holds {self.ledger.shape[0]} sequence(s) and was given {batch}; "
+                "make a new Cache"
                 + (f"(…, batch={batch})." if self.kind.batch else ", or call reset() first.")
             )
         self.require(tokens)
@@ -130,15 +134,17 @@ class Cache:
         capacity = self.kind.capacity
         if capacity is not None and self.used + tokens > capacity:
             raise CacheError(
-                f"{tokens} more token(s) after {self.used} need {self.used + tokens} slots, but the capacity is "
-                f"{capacity}; make the cache larger (capacity={self.used + tokens}), pass fewer tokens, or reset()."
+                f"{tokens} more token(s) after {self.used} need {self.used + tokens} slots, but the capacity "
+                f"is {capacity}; make the cache larger (capacity={self.used + tokens}), pass fewer tokens, "
+                "or reset() it."
             )
 
     def open(self, ids: Tensor, mask: Tensor | None = None) -> Step:
         """The tensors of a checked step; this part can be compiled."""
         seen, ledger = self._seen, self.ledger
         if self.kind.recomputes and self._ids is not None:  # the past is computed again, so it is new
-            mask = torch.cat((ledger[:, 0] >= 0, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask), 1)
+            mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+            mask = torch.cat((ledger[:, 0] >= 0, mask), dim=1)
             ids = torch.cat((self._ids, ids), dim=1)
             seen, ledger = torch.zeros_like(seen), ledger[:, :, :0]
         count = torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device)
@@ -175,7 +181,7 @@ class Cache:
         self.used += tokens
         self._open = False
 
-    # --- what users ask --------------------------------------------------------------------------------
+    # --- what users ask ---
 
     @property
     def tokens_seen(self) -> Tensor:
@@ -200,13 +206,13 @@ class Cache:
 
     @property
     def allocated_bytes(self) -> int:
-        """Bytes of every storage held: unused capacity, room to grow and views over larger tensors included."""
+        """Bytes of every storage held: unused capacity and room to grow included."""
         tensors = [t for layer in self.layers for t in layer.tensors()]
         return distinct_storage_bytes(tensors) + self._shared_bytes()
 
     @property
     def logical_bytes(self) -> int:
-        """What the formula says: 2 · layers · kv_heads · head_dim · bytes of the dtype, for each token seen."""
+        """What the formula says: 2 · layers · kv_heads · head_dim · bytes of the dtype, per token seen."""
         c = self.config
         per_token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * self.dtype.itemsize
         return per_token * int(self.tokens_seen.sum())
@@ -220,7 +226,8 @@ class Cache:
     def bytes_read(self) -> int:
         """Bytes of keys and values that the last eager step read, scoring included."""
         return sum(
-            layer.full_read_bytes(self.used) if layer.bytes_read is None else layer.bytes_read for layer in self.layers
+            layer.full_read_bytes(self.used) if layer.bytes_read is None else layer.bytes_read
+            for layer in self.layers
         )
 
     @property
@@ -229,10 +236,11 @@ class Cache:
         return None if self.kind.capacity is None else self.kind.capacity - self.used
 
     def _shared_bytes(self) -> int:
-        codecs = {id(c): c for layer in self.layers for c in (layer.knobs.key_codec, layer.knobs.value_codec) if c}
+        pairs = [(layer.knobs.key_codec, layer.knobs.value_codec) for layer in self.layers]
+        codecs = {id(codec): codec for pair in pairs for codec in pair if codec}
         return distinct_storage_bytes([t for codec in codecs.values() for t in codec.shared_tensors()])
 
-    # --- what users do ---------------------------------------------------------------------------------
+    # --- what users do ---
 
     def fork(self) -> Cache:
         """A second cache with the same past and no storage in common: share a prefix, try two endings."""
@@ -250,7 +258,9 @@ class Cache:
             CacheError: if `n` is negative or more than was passed in.
         """
         if not 0 <= n <= self.used:
-            raise CacheError(f"crop({n}): this cache has taken {self.used} token column(s); give a number from 0 to that.")
+            raise CacheError(
+                f"crop({n}): give a number from 0 to {self.used}, the columns this cache has taken."
+            )
         if n == self.used or self.ledger is None:
             return
         kept = self.ledger[:, 0, :n]  # [batch, n]
@@ -277,9 +287,11 @@ class Cache:
         rows = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
         batch = self.ledger.shape[0]
         if rows.dim() != 1 or not len(rows) or int(rows.min()) < 0 or int(rows.max()) >= batch:
-            raise CacheError(f"reorder takes a list of row numbers from 0 to {batch - 1}, not {rows.tolist()}.")
+            raise CacheError(f"reorder takes row numbers from 0 to {batch - 1}, not {rows.tolist()}.")
         if self.kind.batch is not None and len(rows) != batch:
-            raise CacheError(f"a static cache keeps its batch of {batch}; reorder was given {len(rows)} rows.")
+            raise CacheError(
+                f"a static cache keeps its batch of {batch}; reorder was given {len(rows)} rows."
+            )
         for layer in self.layers:
             layer.reorder(rows)
         for name in ("ledger", "_seen", "_ids"):
@@ -306,7 +318,8 @@ class Cache:
     def __repr__(self) -> str:
         knobs = [type(k).__name__ for k in (self.codec, self.eviction, self.selection) if k is not None]
         size = "" if self.kind.capacity is None else f" of {self.kind.capacity}"
-        return f"<Cache {' + '.join([self.kind.name, *knobs])} for {self.config.name}: {self.used}{size} slots, {self.nbytes:,} B>"
+        what = " + ".join([self.kind.name, *knobs])
+        return f"<Cache {what} for {self.config.name}: {self.used}{size} slots, {self.nbytes:,} B>"
 
 
 def _store_named(name: str, capacity: int | None, batch: int) -> Store:
@@ -316,7 +329,9 @@ def _store_named(name: str, capacity: int | None, batch: int) -> Store:
         kind = STORES[name]
         if name == "static":
             if capacity is None:
-                raise CacheError('store="static" is allocated at once: say how many tokens it is for, capacity=….')
+                raise CacheError(
+                    'store="static" is allocated at once: say how many tokens it is for, capacity=….'
+                )
             return kind(capacity=capacity, batch=batch)
     except ValueError as error:
         raise CacheError(str(error)) from None

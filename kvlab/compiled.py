@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 def why_not(cache: Cache) -> str | None:
     """Why a step over this cache cannot be compiled here, in one sentence; None: it can."""
     if not cache.kind.compilable:
-        return f'a "{cache.kind.name}" store changes its shapes at every token; compiling needs store="static".'
+        return (
+            f'a "{cache.kind.name}" store changes its shapes at every token; compiling needs store="static".'
+        )
     if sys.version_info >= (3, 15):
-        return f"torch.compile does not support Python {sys.version_info.major}.{sys.version_info.minor} yet."
+        return "torch.compile does not support this Python yet; use an older one."
     if cache.device.type == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++", "cl"))):
-        return "torch.compile needs a C++ compiler on a CPU: install one (Debian, Ubuntu: apt-get install g++)."
+        return (
+            "torch.compile needs a C++ compiler on a CPU; install one (Debian, Ubuntu: apt-get install g++)."
+        )
     return None
 
 
@@ -65,7 +69,9 @@ class CompiledStep:
     def __call__(self, ids: Tensor) -> Tensor:
         """The next token's logits. On CUDA the returned tensor is overwritten by the next call."""
         if ids.shape[-1] != 1:
-            raise CacheError(f"a compiled step takes one token at a time, ids [batch, 1], not {tuple(ids.shape)}.")
+            raise CacheError(
+                f"a compiled step takes ids [batch, 1], one token at a time, not {tuple(ids.shape)}."
+            )
         self.cache.check(ids)
         with torch.no_grad():
             logits = self._replay(ids) if ids.device.type == "cuda" else self._run(ids)
@@ -88,7 +94,7 @@ class CompiledStep:
     def _capture(self) -> None:
         # Warm-up compiles and tunes on a side stream, as capturing asks; it must leave no trace in the
         # cache, so the few tensors that a step moves forward are put back.
-        state = [t for t in (self.cache.ledger, self.cache._seen, self.cache._next)]
+        state = [self.cache.ledger, self.cache._seen, self.cache._next]
         saved = [t.clone() for t in state]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

@@ -192,7 +192,9 @@ def pad_left(prompts: list[list[int]], lm: Decoder) -> tuple[Tensor, Tensor | No
     return ids, torch.arange(longest, device=lm.device) >= longest - lengths[:, None]
 
 
-def _rows(lm: Decoder, prompt, stop: str | Sequence[str], stop_tokens: Sequence[int] | None) -> tuple[list[_Row], bool]:
+def _rows(
+    lm: Decoder, prompt, stop: str | Sequence[str], stop_tokens: Sequence[int] | None
+) -> tuple[list[_Row], bool]:
     if isinstance(prompt, Tensor):
         prompt = prompt.tolist()
     batched = not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], int)
@@ -207,14 +209,16 @@ def _rows(lm: Decoder, prompt, stop: str | Sequence[str], stop_tokens: Sequence[
 def _ids(lm: Decoder, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
         if lm.tokenizer is None:
-            raise ValueError(f"{lm.config.name} has no tokenizer; give token ids instead of text.")
+            raise ValueError(f"{lm.config.name} has no tokenizer; give token ids, not text.")
         prompt = lm.tokenizer.encode(prompt)
     ids = prompt.tolist() if isinstance(prompt, Tensor) else list(prompt)
     if not ids:
-        raise ValueError("the prompt is empty: there is no position to predict from; give at least one token.")
+        raise ValueError(
+            "the prompt is empty: there is no position to predict from; give at least one token."
+        )
     wrong = next((i for i in ids if not 0 <= i < lm.config.vocab_size), None)
     if wrong is not None:
-        raise ValueError(f"token id {wrong} is outside the vocabulary of {lm.config.name}, 0 … {lm.config.vocab_size - 1}.")
+        raise ValueError(f"token id {wrong} is not in the vocabulary, 0 … {lm.config.vocab_size - 1}.")
     return ids
 
 

@@ -34,8 +34,9 @@ class Record:
         mask = may_see(step.positions, view.positions, attention.window)
         layer = attention.index
         self.attention[layer] = probabilities(q, keys, mask, attention.scale, view.bias)
+        self.queries[layer] = q
         # Copies: a store may overwrite in place what it shows now.
-        self.queries[layer], self.keys[layer], self.values[layer] = q.clone(), keys.clone(), values.clone()
+        self.keys[layer], self.values[layer] = keys.clone(), values.clone()
 
 
 @contextmanager
@@ -49,7 +50,9 @@ def record(lm: Decoder) -> Iterator[Record]:
         RuntimeError: `lm` is being recorded already.
     """
     if lm.recording is not None:
-        raise RuntimeError("this model is being recorded already; leave the other `with kvlab.record(…)` first.")
+        raise RuntimeError(
+            "this model is being recorded already; leave the other `with kvlab.record(…)` first."
+        )
     lm.recording = Record()
     try:
         yield lm.recording

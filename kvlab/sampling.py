@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Only the `k` highest logits of each row stay, `[batch, vocab]` (Fan et al., 2018). Ties with the k-th stay."""
+    """The `k` highest logits of each row stay, ties included; `[batch, vocab]` (Fan et al., 2018)."""
     if k >= logits.shape[-1]:
         return logits
     kth = logits.topk(k, dim=-1).values[..., -1:]

@@ -23,7 +23,9 @@ class Int8(Codec):
         largest = x.abs().amax(dim=-1, keepdim=True).float()  # [batch, kv_heads, tokens, 1]
         scale = (largest / 127).clamp(min=2**-24).to(torch.float16)  # the smallest float16 above zero
         if not torch.compiler.is_compiling() and not scale.isfinite().all():
-            raise ValueError("Int8 cannot encode NaN, infinite or huge (above 8e6) keys or values; find where they come from.")
+            raise ValueError(
+                "Int8 cannot encode NaN, infinite or huge (above 8e6) numbers; find where they come from."
+            )
         code = (x.float() / scale.float()).round().clamp(-127, 127).to(torch.int8)
         return {"code": code, "scale": scale}
 

@@ -29,7 +29,9 @@ class Eviction(ABC):
         """Columns to keep, with the value that a new entry starts from."""
         return {}
 
-    def observe(self, queries: Tensor, mass: Tensor | None, view: View, step: Step, columns: Columns) -> None:
+    def observe(  # noqa: B027 (a policy that needs nothing looks at nothing)
+        self, queries: Tensor, mass: Tensor | None, view: View, step: Step, columns: Columns
+    ) -> None:
         """Look at the step before choosing.
 
         queries: `[batch, heads, tokens, head_dim]` as attention used them; mass: attention probability

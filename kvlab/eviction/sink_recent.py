@@ -25,7 +25,7 @@ class SinkRecent(Eviction):
 
     def __init__(self, sinks: int = 4, recent: int = 252):
         if sinks < 0 or recent < 1:
-            raise ValueError(f"SinkRecent needs sinks >= 0 and recent >= 1, not sinks={sinks}, recent={recent}.")
+            raise ValueError(f"SinkRecent needs sinks >= 0 and recent >= 1, not {sinks} and {recent}.")
         self.sinks, self.recent = sinks, recent
 
     def keep(self, view: View, step: Step, columns: Columns) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Attention of new queries over what a cache lets them see. (Vaswani et al., 2017; GQA: Ainslie et al., 2023)"""
+"""Attention over what a cache lets a query see (Vaswani et al., 2017; GQA: Ainslie et al., 2023)."""
 
 from __future__ import annotations
 
@@ -53,14 +53,24 @@ def probabilities(
     groups = q.shape[1] // keys.shape[1]
     scores = q @ keys.repeat_interleave(groups, dim=1).transpose(-1, -2) * scale
     if bias is not None:
-        scores = scores + bias.repeat_interleave(q.shape[1] // bias.shape[1], dim=1).unsqueeze(2)
+        scores = scores + _per_head(bias, q.shape[1]).unsqueeze(2)
     if mask is not None:
-        scores = scores.masked_fill(~mask.repeat_interleave(q.shape[1] // mask.shape[1], dim=1), float("-inf"))
+        scores = scores.masked_fill(~_per_head(mask, q.shape[1]), float("-inf"))
     return scores.softmax(dim=-1)
 
 
+def _per_head(x: Tensor, heads: int) -> Tensor:
+    return x.repeat_interleave(heads // x.shape[1], dim=1)
+
+
 def received(
-    q: Tensor, keys: Tensor, mask: Tensor, scale: float, real: Tensor, bias: Tensor | None = None, block: int = 128
+    q: Tensor,
+    keys: Tensor,
+    mask: Tensor,
+    scale: float,
+    real: Tensor,
+    bias: Tensor | None = None,
+    block: int = 128,
 ) -> Tensor:
     """Attention that each entry receives, summed over queries and the heads of its group.
 

@@ -71,7 +71,7 @@ class Config:
                 f"{self.name}: {len(self.layer_types)} layer types for {self.num_hidden_layers} layers."
             )
         if "sliding" in self.layer_types and (self.sliding_window is None or self.sliding_window < 1):
-            raise ValueError(f"{self.name}: sliding layers need sliding_window >= 1, not {self.sliding_window}.")
+            raise ValueError(f"{self.name}: sliding layers need a sliding_window of 1 or more.")
 
     @property
     def groups(self) -> int:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvlab.cache import Cache, CacheError
-from kvlab.model.attention import attend, Rotated, attend_selected, implied, may_see, received
+from kvlab.model.attention import Rotated, attend, attend_selected, implied, may_see, received
 from kvlab.model.config import Config
 from kvlab.model.rotary import angles, inverse_frequencies, rotate
 from kvlab.stores.base import Layer, Step, View
@@ -57,8 +57,8 @@ class Linear(nn.Module):
 def project(x: Tensor, weight: Tensor) -> Tensor:
     """x `[..., in]` times weight `[out, in]`, transposed: `[..., out]`."""
     if torch.compiler.is_compiling() and weight.device.type == "cpu" and x.numel() == x.shape[-1]:
-        # One row only reads the matrix once, so memory sets the pace; compiled, this sum of products
-        # streams it at full speed on CPUs where the library's matrix product reaches a third to two thirds.
+        # A single row uses each weight once, so memory sets the pace; compiled, this sum of products streams
+        # the matrix faster than the CPU library's matrix product does.
         return (weight * x.reshape(1, -1)).sum(dim=-1).view(*x.shape[:-1], -1)
     return F.linear(x, weight)
 
@@ -89,7 +89,9 @@ class Attention(nn.Module):
         self.o_proj = Linear(config.num_attention_heads * dim, hidden)
         self.q_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
-        self.register_buffer("frequencies", torch.empty(0), persistent=False)  # filled by Decoder.from_weights
+        self.register_buffer(
+            "frequencies", torch.empty(0), persistent=False
+        )  # filled by Decoder.from_weights
 
     def forward(self, x: Tensor, layer: Layer, frame: Frame) -> Tensor:
         batch, tokens, _ = x.shape
@@ -216,17 +218,19 @@ class Decoder(nn.Module):
         expected = {name: tuple(p.shape) for name, p in lm.named_parameters()}
         given = {name: tuple(weights[name].shape) for name in weights}
         if expected != given:
-            wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+            wrong = sorted(
+                name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)
+            )
             raise ValueError(
                 f"these weights are not those of {config.name}: {len(wrong)} differ, first {wrong[0]} "
                 f"(expected {expected.get(wrong[0], 'none')}, found {given.get(wrong[0], 'none')})."
             )
+        precise = torch.float64 if dtype == torch.float64 else torch.float32
         if config.norm_plus_one:  # Gemma stores its norm weights less one
-            weights = {name: 1 + p.float() if "norm" in name else p for name, p in weights.items()}
+            weights = {name: 1 + p.to(precise) if "norm" in name else p for name, p in weights.items()}
         lm.load_state_dict({name: p.to(device, dtype) for name, p in weights.items()}, assign=True)
         for block in lm.layers:
             kind = config.layer_types[block.self_attn.index]
-            precise = torch.float64 if dtype == torch.float64 else torch.float32
             block.self_attn.frequencies = inverse_frequencies(config, kind, precise).to(device)
         lm.tokenizer = tokenizer
         return lm.eval()
@@ -260,7 +264,9 @@ class Decoder(nn.Module):
         cache.commit(step)
         return logits
 
-    def run(self, step: Step, layers: list[Layer], tokens: int, block: Call = call, head: Call = call) -> Tensor:
+    def run(
+        self, step: Step, layers: list[Layer], tokens: int, block: Call = call, head: Call = call
+    ) -> Tensor:
         """The tensor work of one step: logits of its last `tokens` positions.
 
         `block` and `head` call a layer and the output head; a compiled step passes compiled ones.

@@ -32,7 +32,8 @@ class TopK(Selection):
             return None
         keys = view.keys.read()  # [batch, kv_heads, slots, head_dim]
         batch, kv_heads, _, dim = keys.shape
+        # scores and attention: [batch, kv_heads, query heads of the group, slots]
         scores = queries.view(batch, kv_heads, -1, dim) @ keys.transpose(-1, -2) * scale
-        attention = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)  # [batch, kv_heads, group, slots]
+        attention = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
         rows = attention.sum(dim=2).nan_to_num().topk(self.k, dim=-1).indices.sort(dim=-1).values
         return Pick(rows, bytes_scored=keys.numel() * keys.element_size())

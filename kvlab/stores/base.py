@@ -53,10 +53,10 @@ class View:
     keys: Reader
     values: Reader
     positions: Tensor  # [batch, 1 or kv_heads, slots]; FREE: nothing to see here
-    # Rotary positions of the queries [batch, 1 or kv_heads, tokens] and of the keys [batch, 1 or kv_heads,
-    # slots], where the keys come unrotated; None: the keys were rotated when they were written.
+    # Rotary positions of the queries [batch, 1 or kv_heads, tokens] and of the keys
+    # [batch, 1 or kv_heads, slots], where keys come unrotated; None: they were rotated when written.
     rope: tuple[Tensor, Tensor] | None = None
-    bias: Tensor | None = None  # [batch, 1 or kv_heads, slots] added to the scores (log count of merged entries)
+    bias: Tensor | None = None  # [batch, 1 or kv_heads, slots] on the scores: log count of merged entries
     bytes_read: int = 0  # what `read` and `gather` have read so far
 
     def read(self) -> tuple[Tensor, Tensor]:
@@ -146,8 +146,10 @@ class Store(ABC):
     batch: int | None = None  # sequences it was allocated for; None: as many as come first
 
     @abstractmethod
-    def layer(self, index: int, config: Config, knobs: Knobs, device: torch.device, dtype: torch.dtype) -> Layer:
+    def layer(
+        self, index: int, config: Config, knobs: Knobs, device: torch.device, dtype: torch.dtype
+    ) -> Layer:
         """The empty cache of layer `index`."""
 
-    def refuse(self, knobs: Knobs) -> None:
+    def refuse(self, knobs: Knobs) -> None:  # noqa: B027 (most stores take everything)
         """Raise ValueError, in one clear sentence, where this store cannot work with these knobs."""

@@ -33,7 +33,9 @@ class Dynamic(Store):
             raise ValueError(f"growth is the new size over the old and cannot be {growth}; use 1.0 or more.")
         self.growth = growth
 
-    def layer(self, index: int, config: Config, knobs: Knobs, device: torch.device, dtype: torch.dtype) -> Layer:
+    def layer(
+        self, index: int, config: Config, knobs: Knobs, device: torch.device, dtype: torch.dtype
+    ) -> Layer:
         return DynamicLayer(knobs, self.growth)
 
 
@@ -44,7 +46,7 @@ class DynamicLayer(Layer):
         self.knobs = knobs
         self.keys = GrowingStream(knobs.key_codec, growth)
         self.values = GrowingStream(knobs.value_codec, growth)
-        self.ledger: Tensor | None = None  # [batch, kv_heads, slots] int32; None: the cache's shared one holds
+        self.ledger: Tensor | None = None  # [batch, kv_heads, slots] int32; None: the shared one holds
         self.columns: dict[str, Tensor] = {}  # name -> [batch, kv_heads, slots]
         self._staged: tuple[Tensor | None, dict[str, Tensor]] = (None, {})
 

@@ -21,12 +21,14 @@ class NoStore(Store):
     name = "none"
     recomputes = True
 
-    def layer(self, index: int, config: Config, knobs: Knobs, device: torch.device, dtype: torch.dtype) -> Layer:
+    def layer(
+        self, index: int, config: Config, knobs: Knobs, device: torch.device, dtype: torch.dtype
+    ) -> Layer:
         return NoLayer()
 
     def refuse(self, knobs: Knobs) -> None:
         if any(knob is not None for knob in vars(knobs).values()):
-            raise ValueError('store="none" keeps no entries that a codec, eviction or selection could work on.')
+            raise ValueError('store="none" keeps no entries for a codec, eviction or selection to work on.')
 
 
 @dataclass

@@ -30,24 +30,29 @@ class Static(Store):
 
     def __init__(self, capacity: int, batch: int = 1):
         if capacity < 1 or batch < 1:
-            raise ValueError(f"A static cache needs capacity >= 1 and batch >= 1, not {capacity} and {batch}.")
+            raise ValueError(
+                f"a static cache needs capacity >= 1 and batch >= 1, not {capacity} and {batch}."
+            )
         self.capacity, self.batch = capacity, batch
 
-    def layer(self, index: int, config: Config, knobs: Knobs, device: torch.device, dtype: torch.dtype) -> Layer:
-        like = torch.zeros(self.batch, config.num_key_value_heads, 1, config.head_dim, dtype=dtype, device=device)
+    def layer(
+        self, index: int, config: Config, knobs: Knobs, device: torch.device, dtype: torch.dtype
+    ) -> Layer:
+        shape = (self.batch, config.num_key_value_heads, 1, config.head_dim)
+        like = torch.zeros(shape, dtype=dtype, device=device)
         return StaticLayer(knobs, like, self.capacity)
 
     def refuse(self, knobs: Knobs) -> None:
         if knobs.eviction is not None:
             raise ValueError(
-                f"{type(knobs.eviction).__name__} would free nothing in a static store, whose slots are allocated "
-                'for good; use store="dynamic".'
+                f"{type(knobs.eviction).__name__} would free nothing in a static store, whose slots are "
+                'allocated for good; use store="dynamic".'
             )
         for codec in (knobs.key_codec, knobs.value_codec):
             if codec is not None and (codec.block > 1 or codec.residual or codec.sink):
                 raise ValueError(
-                    f"{type(codec).__name__} encodes blocks of tokens behind an exact window, which a static store's "
-                    'fixed slots cannot hold; use store="dynamic", or a codec that works token by token.'
+                    f"{type(codec).__name__} encodes blocks behind an exact window, which the fixed "
+                    'slots of a static store cannot hold; use store="dynamic", or a codec of single tokens.'
                 )
 
 
@@ -70,7 +75,7 @@ class StaticLayer(Layer):
         self.values.seal()
 
     def crop(self, slots: int, tokens: Tensor) -> None:
-        pass  # the cache frees the slots in its ledger; what lies there is overwritten by the next arrivals
+        pass  # the cache frees the slots in its ledger; the next arrivals overwrite what lies there
 
     def drop_unsettled(self, slots: int) -> None:
         self.keys.fresh = self.values.fresh = None

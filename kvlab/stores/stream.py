@@ -94,7 +94,8 @@ class GrowingStream:
         What a codec had sealed is moved as it is where it works token by token, and decoded and sealed
         again where tokens share a block (which rounds it twice).
         """
-        if self.codec is not None and self.codec.block == 1 and not self.codec.residual and not self.codec.sink:
+        codec = self.codec
+        if codec is not None and codec.block == 1 and not codec.residual and not codec.sink:
             self.seal()
             for buffer in self.sealed.values():
                 buffer.replace(gather_slots(buffer.read(), rows))
