@@ -13,6 +13,7 @@ from kvlab.eviction.base import Eviction
 from kvlab.selection.base import Selection
 from kvlab.stores import FREE, STORES, Knobs, Step, Store
 from kvlab.stores.buffer import distinct_storage_bytes
+from kvlab.stores.dynamic import DynamicLayer
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -106,7 +107,7 @@ class Cache:
         """Refuse a step that cannot be taken, before any layer writes. Python numbers only."""
         if ids.dim() != 2 or ids.is_floating_point() or 0 in ids.shape:
             raise CacheError(
-                f"ids must be integers [batch, tokens], one token or more, not {ids.dtype} {tuple(ids.shape)}."
+                f"ids must be integers [batch, tokens], not {ids.dtype} {tuple(ids.shape)}."
             )
         if mask is not None and mask.shape != ids.shape:
             raise CacheError(
@@ -276,6 +277,36 @@ class Cache:
         self.used = n
         self._ids = None if self._ids is None else self._ids[:, :n]
 
+    def forget(self, positions: Tensor | list[int]) -> None:
+        """Free the entries of the tokens at `positions [n]`, or `[batch, n]`: so many of each row.
+
+        The other entries stay as they are, at their own positions: later tokens were computed with the
+        forgotten ones in their past. `tokens_seen` stays, so new tokens go on at the next position.
+
+        Raises:
+            CacheError: a position that is not held, or a store that cannot free entries one by one.
+        """
+        layers = [layer for layer in self.layers if isinstance(layer, DynamicLayer)]
+        if len(layers) < len(self.layers):
+            raise CacheError(f'a {self.kind.name} store cannot free single entries; use store="dynamic".')
+        if self.ledger is None:
+            raise CacheError("forget: this cache is empty, there is nothing to forget yet.")
+        gone = torch.as_tensor(positions, dtype=torch.int32, device=self.device)
+        batch = self.ledger.shape[0]
+        if gone.dim() not in (1, 2) or gone.shape[0] != batch and gone.dim() == 2:
+            raise CacheError(f"forget takes positions [n] or [{batch}, n], not {list(gone.shape)}.")
+        gone = gone.expand(batch, -1)
+        ledgers = [self.ledger if layer.ledger is None else layer.ledger for layer in layers]
+        held = torch.stack([_find(ledger, gone).flatten(1, -2).any(1) for ledger in ledgers]).any(0)  # [batch, n]
+        if not bool((held & (gone >= 0)).all()):
+            row, i = (~held | (gone < 0)).nonzero()[0].tolist()
+            raise CacheError(f"forget: position {int(gone[row, i])} is not held in row {row}; nothing was changed.")
+        for layer, ledger in zip(layers, ledgers, strict=True):
+            stays = (ledger >= 0) & ~_find(ledger, gone).any(-1)
+            n = int(stays.sum(-1).max())
+            rows = torch.argsort(stays.to(torch.int8), dim=-1, descending=True, stable=True)[..., :n]
+            layer.keep(rows.masked_fill(~stays.gather(-1, rows), FREE), ledger)
+
     def reorder(self, rows: Tensor | list[int]) -> None:
         """Row i continues what row `rows[i]` was: beam search, or one prompt for several rows.
 
@@ -320,6 +351,11 @@ class Cache:
         size = "" if self.kind.capacity is None else f" of {self.kind.capacity}"
         what = " + ".join([self.kind.name, *knobs])
         return f"<Cache {what} for {self.config.name}: {self.used}{size} slots, {self.nbytes:,} B>"
+
+
+def _find(ledger: Tensor, positions: Tensor) -> Tensor:
+    """Which slots `[batch, heads, slots]` hold which positions `[batch, n]`: bool `[batch, heads, slots, n]`."""
+    return ledger.unsqueeze(-1) == positions[:, None, None, :]
 
 
 def _store_named(name: str, capacity: int | None, batch: int) -> Store:
