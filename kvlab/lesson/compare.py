@@ -61,7 +61,7 @@ def _arrays(expected: Any, actual: Any, rtol: float, atol: float, at: str) -> st
         is_bool = want.dtype == torch.bool
         return f"{at}expected {kinds[is_bool]}, got {kinds[not is_bool]} ({have.dtype})"
     if want.is_complex() or have.is_complex():
-        want, have = torch.view_as_real(want.cfloat()), torch.view_as_real(have.cfloat())
+        want, have = _real(want), _real(have)
     if not want.is_floating_point():
         rtol, atol = 0.0, 1e-6
     same = torch.isclose(want.double(), have.double(), rtol=rtol, atol=atol, equal_nan=True)
@@ -72,6 +72,10 @@ def _arrays(expected: Any, actual: Any, rtol: float, atol: float, at: str) -> st
     count = f"{int((~same).sum())} of {same.numel()} values differ" if same.numel() > 1 else "it differs"
     nan = "; NaN comes from 0/0 or from a row in which everything is masked" if have[index].isnan() else ""
     return f"{at}at index {list(index)} {values} ({count}{nan})"
+
+
+def _real(values: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(values.to(torch.complex128))
 
 
 def _mappings(expected: Mapping, actual: Any, rtol: float, atol: float, where: str) -> str | None:

@@ -140,7 +140,7 @@ def curves(
         ends.append((float(last), name, colour))
     if point is not None:
         ax.plot(*point[:2], marker="*", markersize=15, color=INK, markeredgecolor="white", zorder=5)
-        where = {"textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 9}
+        where: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 9}
         ax.annotate(point[2], point[:2], (-9, 6), **where)
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
@@ -165,7 +165,7 @@ def _key(ax: Axes, text: str) -> None:
 def _ticks_at(axis: Axis, values: np.ndarray) -> None:
     """Ticks at the measured places, written as plain numbers, at most eight of them."""
     shown = values[:: -(-len(values) // 8)]
-    axis.set_major_locator(FixedLocator(shown))
+    axis.set_major_locator(FixedLocator(shown.tolist()))
     axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_locator(NullLocator())
 
@@ -242,8 +242,8 @@ def thumbnails(
     figure, (ax,) = drawing(inches, tall, alt=words)
     ax.imshow(sheet, cmap=ATTENTION, norm=ATTENTION_NORM, interpolation="antialiased")
     ax.grid(False)
-    ax.set_xticks([n * (width + gap) + (width - 1) / 2 for n in range(layers)], range(layers))
-    ax.set_yticks([n * (height + gap) + (height - 1) / 2 for n in range(heads)], range(heads))
+    ax.set_xticks([n * (width + gap) + (width - 1) / 2 for n in range(layers)], map(str, range(layers)))
+    ax.set_yticks([n * (height + gap) + (height - 1) / 2 for n in range(heads)], map(str, range(heads)))
     ax.tick_params(length=0, labelsize=8)
     for side in ("left", "bottom"):
         ax.spines[side].set_visible(False)

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_hex, to_rgb
@@ -37,7 +38,7 @@ ATTENTION = LinearSegmentedColormap.from_list("kvlab", _PALE_TO_DARK)
 ATTENTION_NORM = PowerNorm(gamma=0.5, vmin=0.0, vmax=1.0)
 DIVERGING = LinearSegmentedColormap.from_list("kvlab-", [RUST, "#D9A58F", "#F7F5F0", "#8F9BEE", BLUE])
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same letters on every machine
     "font.size": 10,
     "axes.titlesize": 11,
@@ -60,7 +61,7 @@ STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "image.interpolation": "nearest",
     "savefig.facecolor": BACKGROUND,
 }
@@ -106,11 +107,12 @@ class Drawing(Figure):
                 self.draw_without_rendering()
                 self.set_layout_engine("none")
                 for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
-                    place = axis.label.get_transform().transform(axis.label.get_position())
-                    axis.set_label_coords(*place, transform=IdentityTransform())
-            self.canvas.draw()
+                    x, y = axis.label.get_transform().transform(axis.label.get_position())
+                    axis.set_label_coords(float(x), float(y), transform=IdentityTransform())
+            canvas = FigureCanvasAgg(self)
+            canvas.draw()
             buffer = io.BytesIO()
-            pixels = np.asarray(self.canvas.buffer_rgba())[..., :3]
+            pixels = np.asarray(canvas.buffer_rgba())[..., :3]
             Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="png", compress_level=1)
         return buffer.getvalue()
 
@@ -129,7 +131,6 @@ def drawing(
     Use it inside a function decorated with `@styled`, so that what you add has the style too.
     """
     figure = Drawing(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.alt = alt
     axes = figure.subplots(rows, columns, squeeze=False, **subplots)
     return figure, list(axes.flat)
@@ -163,7 +164,8 @@ def number(value: float) -> str:
 
 def dark_text(colour: str) -> str:
     """A darker shade of a line's colour, for its label: small text needs more contrast than a line."""
-    return to_hex([0.7 * part for part in to_rgb(colour)])
+    red, green, blue = to_rgb(colour)
+    return to_hex((0.7 * red, 0.7 * green, 0.7 * blue))
 
 
 @styled
@@ -173,12 +175,14 @@ def direct_labels(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float
     `ends` has (y of the last point, text, colour). Labels nearer than `gap` points are moved apart.
     """
     to_axes = axes.transData + axes.transAxes.inverted()
-    height = axes.figure.get_figheight() * 72 * 0.72  # about: constrained layout places the axes later
+    root = axes.get_figure(root=True)
+    assert root is not None
+    height = root.get_figheight() * 72 * 0.72  # about: constrained layout places the axes later
     x = axes.get_xlim()[1]
     wanted = sorted((float(to_axes.transform((x, y))[1]), text, colour) for y, text, colour in ends)
     for y, (_, text, colour) in zip(_spread([w[0] for w in wanted], gap / height), wanted, strict=True):
-        look = {"color": dark_text(colour), "va": "center", "fontsize": 9.5}
-        axes.text(1.015, y, text, transform=axes.transAxes, **look)
+        shade, place = dark_text(colour), axes.transAxes
+        axes.text(1.015, y, text, color=shade, transform=place, va="center", fontsize=9.5)
 
 
 def _spread(positions: list[float], gap: float) -> list[float]:

@@ -37,7 +37,7 @@ def _shades(cmap: Colormap) -> list[tuple[str, str]]:
 @functools.lru_cache(maxsize=8)
 def _shades_of(rgba: bytes) -> list[tuple[str, str]]:
     colours = [f"#{rgba[i : i + 3].hex().upper()}" for i in range(0, len(rgba), 4)]
-    return [(c, max("#000000", "#FFFFFF", key=lambda ink, c=c: contrast(c, ink))) for c in colours]
+    return [(c, "#000000" if contrast(c, "#000000") > contrast(c, "#FFFFFF") else "#FFFFFF") for c in colours]
 
 
 def contrast(a: str, b: str) -> float:
