@@ -293,14 +293,17 @@ class Cache:
             raise CacheError("forget: this cache is empty, there is nothing to forget yet.")
         gone = torch.as_tensor(positions, dtype=torch.int32, device=self.device)
         batch = self.ledger.shape[0]
-        if gone.dim() not in (1, 2) or gone.shape[0] != batch and gone.dim() == 2:
+        if gone.dim() not in (1, 2) or (gone.dim() == 2 and len(gone) != batch):
             raise CacheError(f"forget takes positions [n] or [{batch}, n], not {list(gone.shape)}.")
         gone = gone.expand(batch, -1)
         ledgers = [self.ledger if layer.ledger is None else layer.ledger for layer in layers]
-        held = torch.stack([_find(ledger, gone).flatten(1, -2).any(1) for ledger in ledgers]).any(0)  # [batch, n]
-        if not bool((held & (gone >= 0)).all()):
-            row, i = (~held | (gone < 0)).nonzero()[0].tolist()
-            raise CacheError(f"forget: position {int(gone[row, i])} is not held in row {row}; nothing was changed.")
+        held = torch.stack([_find(ledger, gone).flatten(1, 2).any(dim=1) for ledger in ledgers]).any(dim=0)
+        held &= gone >= 0  # [batch, n]
+        if not bool(held.all()):
+            row, i = (~held).nonzero()[0].tolist()
+            raise CacheError(f"forget: row {row} holds no position {int(gone[row, i])}; nothing was changed.")
+        if not gone.numel():
+            return
         for layer, ledger in zip(layers, ledgers, strict=True):
             stays = (ledger >= 0) & ~_find(ledger, gone).any(-1)
             n = int(stays.sum(-1).max())
@@ -354,7 +357,7 @@ class Cache:
 
 
 def _find(ledger: Tensor, positions: Tensor) -> Tensor:
-    """Which slots `[batch, heads, slots]` hold which positions `[batch, n]`: bool `[batch, heads, slots, n]`."""
+    """Which slots of `ledger [batch, heads, slots]` hold which `positions [batch, n]`: a bool, `n` last."""
     return ledger.unsqueeze(-1) == positions[:, None, None, :]
 
 
