@@ -1,0 +1,72 @@
+"""Throwaway members of each knob that lose nothing, yet take every path a lossy one would take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kvlab.codecs import Codec, Packed
+from kvlab.eviction import Columns, Eviction
+from kvlab.selection import Pick, Selection
+
+
+class ExactBlocks(Codec):
+    """Blocks of tokens between exact first and newest ones, bit for bit what they were."""
+
+    exact = True
+
+    def __init__(self, block: int = 4, residual: int = 3, sink: int = 2, plain_keys: bool = False):
+        self.block, self.residual, self.sink, self.plain_keys = block, residual, sink, plain_keys
+
+    def encode(self, x: Tensor) -> Packed:
+        batch, heads, tokens, dim = x.shape
+        assert tokens and tokens % self.block == 0, f"{tokens} tokens are no blocks of {self.block}"
+        flat = x.reshape(batch, heads, tokens // self.block, self.block * dim)
+        half = flat.shape[-1] // 2
+        return {"left": flat[..., :half].clone(), "right": flat[..., half:].clone()}
+
+    def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
+        flat = torch.cat((packed["left"], packed["right"]), dim=-1).to(dtype)
+        batch, heads, blocks, size = flat.shape
+        return flat.reshape(batch, heads, blocks * self.block, size // self.block)
+
+
+class KeepAll(Eviction):
+    """Evicts nothing, by naming every slot: the layer gets a ledger, and columns, of its own."""
+
+    def __init__(self, needs: str = "nothing", plain_keys: bool = False):
+        self.needs, self.plain_keys = needs, plain_keys
+
+    def columns(self) -> dict[str, float]:
+        return {"received": 0.0, "arrived": 1.0}
+
+    def observe(self, queries: Tensor, mass: Tensor | None, view, step, columns: Columns) -> None:
+        shape = view.keys.read().shape[:3]
+        assert all(column.shape == shape for column in columns.values()), "a column has lost its entries"
+        if self.needs == "mass":
+            columns["received"] += mass
+
+    def keep(self, view, step, columns: Columns) -> Tensor:
+        batch, heads, slots = columns["arrived"].shape
+        return torch.arange(slots).expand(batch, heads, slots)
+
+
+class DropPadding(Eviction):
+    """Frees the slots that hold no token, and rows of one layer are then of different length."""
+
+    def at(self, layer: int) -> Eviction | None:
+        return self if layer % 2 == 0 else None
+
+    def keep(self, view, step, columns: Columns) -> Tensor:
+        real = view.positions >= 0  # [batch, 1 or kv_heads, slots]
+        order = torch.argsort(real.to(torch.int8), dim=-1, descending=True, stable=True)
+        rows = torch.where(real.gather(-1, order), order, -1)
+        return rows[..., : int(real.sum(-1).max())]
+
+
+class ReadAll(Selection):
+    """Picks every slot, by name: all of them are gathered."""
+
+    def choose(self, queries: Tensor, view, visible: Tensor, scale: float, step) -> Pick:
+        slots, heads = view.positions.shape[-1], view.keys.read().shape[1]
+        return Pick(torch.arange(slots).expand(queries.shape[0], heads, slots))
