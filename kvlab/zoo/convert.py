@@ -85,11 +85,11 @@ def gguf_name(name: str, config: Config) -> str:
 
 def _dequantize(data: np.ndarray, info: TensorInfo) -> np.ndarray:
     """One tensor in float32, in memory of its own."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    import gguf
     from gguf.quants import dequantize
 
-    kind = GGMLQuantizationType(info.kind)
-    block_values, block_bytes = GGML_QUANT_SIZES[kind]
+    kind = gguf.GGMLQuantizationType(info.kind)
+    block_values, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     row_bytes = info.shape[-1] // block_values * block_bytes
     rows = int(np.prod(info.shape[:-1], dtype=np.int64))
     raw = data[info.offset : info.offset + rows * row_bytes].reshape(rows, row_bytes)

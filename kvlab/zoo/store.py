@@ -34,6 +34,8 @@ def fetch(name: str, progress: bool = True) -> Path:
     entry = catalogued(name)
     folder = model_folder(name)
     if not _converted(entry, folder):
+        for package in ("gguf", "safetensors.torch", "tokenizers", "tqdm.auto"):
+            need(package)  # to be found missing before the download, not after it
         _convert(entry, gguf_file(name, progress), folder, progress)
     return folder
 
