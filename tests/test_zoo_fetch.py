@@ -268,7 +268,7 @@ def test_full_disk(entry, home, tmp_path, limit):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "wheels"), str(limit)],
-        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "disk" in done.stdout and "full" in done.stdout and "KVLAB_HOME" in done.stdout
     assert not any(name.startswith(".") or name.endswith(".safetensors") for name in leftovers(home))
@@ -326,12 +326,8 @@ def test_two_processes_at_once(entry, home, tmp_path):
         "print(zoo.fetch('fake-llama', progress=False))\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / f"wheels{i}")], env=environment, stderr=subprocess.PIPE
-        )
-        for i in range(2)
-    ]
+    commands = [[sys.executable, "-c", code, str(tmp_path / f"wheels{i}")] for i in range(2)]
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for command in commands]
     for process in both:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()

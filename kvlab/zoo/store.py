@@ -68,7 +68,8 @@ def catalogued(name: str) -> Entry:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: what was probably meant, or all there is."""
     choices = sorted(known)
-    close = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.5)
+    begun = [choice for choice in choices if name and choice.startswith(name.lower())]
+    close = begun or difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(choices)}."
 
 
