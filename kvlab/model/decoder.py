@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kvlab.record import Record
 
 Call = Callable[..., Tensor]
-CosSin = tuple[Tensor, Tensor]  # each [batch, 1 or kv_heads, tokens, head_dim / 2]
+CosSin = tuple[Tensor, Tensor]  # each [batch, 1 or kv_heads, tokens, head_dim]
 
 
 @dataclass
@@ -63,6 +63,17 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight)
 
 
+def fuse(*parts: Linear) -> Tensor:
+    """One matrix `[sum of outs, in]` of several that read the same input: one product instead of many.
+
+    The parts become views of it, so that each still goes by its own name.
+    """
+    whole = torch.cat([part.weight for part in parts])
+    for part, weight in zip(parts, whole.split([len(part.weight) for part in parts]), strict=True):
+        part.weight = nn.Parameter(weight, requires_grad=False)
+    return whole
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight (Zhang & Sennrich, 2019)."""
 
@@ -89,16 +100,17 @@ class Attention(nn.Module):
         self.o_proj = Linear(config.num_attention_heads * dim, hidden)
         self.q_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
-        self.register_buffer(
-            "frequencies", torch.empty(0), persistent=False
-        )  # filled by Decoder.from_weights
+        self.heads = config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads
+        self.register_buffer("qkv", None, persistent=False)  # q_proj, k_proj and v_proj as one
+        self.register_buffer("frequencies", None, persistent=False)  # [head_dim / 2]
 
     def forward(self, x: Tensor, layer: Layer, frame: Frame) -> Tensor:
         batch, tokens, _ = x.shape
         step = frame.step
-        q = self._heads(self.q_proj(x), self.q_norm)  # [batch, heads, tokens, head_dim]
-        k = self._heads(self.k_proj(x), self.k_norm)  # [batch, kv_heads, tokens, head_dim]
-        v = self._heads(self.v_proj(x), None)
+        qkv = project(x, self.qkv).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
+        q, k, v = qkv.split(self.heads, dim=1)  # [batch, heads or kv_heads, tokens, head_dim]
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
 
         if layer.knobs.plain_keys:
             view = layer.append(k, v, step)
@@ -112,10 +124,6 @@ class Attention(nn.Module):
         out = self._attend(q, view, layer, frame)
         layer.settle(q, self._mass(q, view, layer, step), view, step)
         return self.o_proj(out.transpose(1, 2).reshape(batch, tokens, -1))
-
-    def _heads(self, x: Tensor, norm: RMSNorm | None) -> Tensor:
-        x = x.view(*x.shape[:2], -1, self.head_dim)
-        return (x if norm is None else norm(x)).transpose(1, 2)
 
     def _attend(self, q: Tensor, view: View, layer: Layer, frame: Frame) -> Tensor:
         step, selection = frame.step, layer.knobs.selection
@@ -149,12 +157,13 @@ class MLP(nn.Module):
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
         self.up_proj = Linear(config.hidden_size, config.intermediate_size)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+        self.register_buffer("gate_up", None, persistent=False)  # gate_proj and up_proj as one
         self.tanh = config.activation == "gelu_tanh"
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.gate_proj(x)
+        gate, up = project(x, self.gate_up).chunk(2, dim=-1)
         gate = F.gelu(gate, approximate="tanh") if self.tanh else F.silu(gate)
-        return self.down_proj(gate * self.up_proj(x))
+        return self.down_proj(gate * up)
 
 
 class Block(nn.Module):
@@ -230,8 +239,10 @@ class Decoder(nn.Module):
             weights = {name: 1 + p.to(precise) if "norm" in name else p for name, p in weights.items()}
         lm.load_state_dict({name: p.to(device, dtype) for name, p in weights.items()}, assign=True)
         for block in lm.layers:
-            kind = config.layer_types[block.self_attn.index]
-            block.self_attn.frequencies = inverse_frequencies(config, kind, precise).to(device)
+            attention, mlp = block.self_attn, block.mlp
+            attention.qkv = fuse(attention.q_proj, attention.k_proj, attention.v_proj)
+            attention.frequencies = inverse_frequencies(config, attention.kind, precise).to(device)
+            mlp.gate_up = fuse(mlp.gate_proj, mlp.up_proj)
         lm.tokenizer = tokenizer
         return lm.eval()
 
@@ -292,7 +303,9 @@ class Decoder(nn.Module):
         x = self.embed_tokens(ids)
         if self.config.embed_scale == 1.0:
             return x
-        return x * torch.tensor(self.config.embed_scale, dtype=x.dtype, device=x.device)
+        # Rounded to the weights' dtype, as in the checkpoints' own code; filled on the device, because a copy
+        # from the host cannot be captured in a CUDA graph.
+        return x * torch.full((), self.config.embed_scale, dtype=x.dtype, device=x.device)
 
     def head(self, x: Tensor) -> Tensor:
         """`[batch, tokens, hidden]` -> logits `[batch, tokens, vocab]`."""

@@ -31,15 +31,20 @@ def _stretch(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def angles(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine for `positions [..., tokens]`, each `[..., tokens, head_dim / 2]`."""
+    """Cosine and signed sine for `positions [..., tokens]`, each `[..., tokens, head_dim]`.
+
+    Both halves of a head turn by the same angles; the sine of the first half is negative, as a rotation
+    of the pair (a, b) to (a cos - b sin, b cos + a sin) has it.
+    """
     turn = positions.unsqueeze(-1).to(frequencies.dtype) * frequencies
-    return turn.cos().to(dtype), turn.sin().to(dtype)
+    cos, sin = turn.cos(), turn.sin()
+    return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + head_dim/2) of `x [batch, heads, tokens, head_dim]` by its angle.
 
-    `cos` and `sin` are `[batch, 1 or heads, tokens, head_dim / 2]`.
+    `cos` and `sin`, of `angles`, are `[batch, 1 or heads, tokens, head_dim]`.
     """
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    partner = x.roll(x.shape[-1] // 2, dims=-1)  # number i beside its other half of the pair
+    return torch.addcmul(x * cos, partner, sin)
