@@ -51,6 +51,8 @@ class Cache:
         selection: Selection | None = None,
         batch: int = 1,
     ):
+        if isinstance(store, Store) and capacity is not None:
+            raise CacheError(f"capacity belongs to the store here: {type(store).__name__}(capacity={capacity}).")
         self.config = lm.config
         self.device, self.dtype = lm.device, lm.dtype
         self.kind = store if isinstance(store, Store) else _store_named(store, capacity, batch)
@@ -105,15 +107,17 @@ class Cache:
 
     def check(self, ids: Tensor, mask: Tensor | None = None) -> None:
         """Refuse a step that cannot be taken, before any layer writes. Python numbers only."""
-        if ids.dim() != 2 or ids.is_floating_point() or 0 in ids.shape:
-            raise CacheError(
-                f"ids must be integers [batch, tokens], not {ids.dtype} {tuple(ids.shape)}."
-            )
+        if ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32) or 0 in ids.shape:
+            raise CacheError(f"ids must be int64 [batch, tokens], not {ids.dtype} {tuple(ids.shape)}.")
         if mask is not None and mask.shape != ids.shape:
             raise CacheError(
                 f"mask {tuple(mask.shape)} must have the shape of ids {tuple(ids.shape)}: "
                 "pass it for the new tokens only, the cache remembers the padding of the earlier ones."
             )
+        if mask is not None and mask.dtype != torch.bool:
+            raise CacheError(f"mask must be bool, False where a token is padding, not {mask.dtype}; use .bool().")
+        if self._open:
+            self._drop_unsettled()
         batch, tokens = ids.shape
         if self.ledger is not None and batch != self.ledger.shape[0]:
             raise CacheError(
@@ -122,13 +126,18 @@ class Cache:
                 + (f"(…, batch={batch})." if self.kind.batch else ", or call reset() first.")
             )
         self.require(tokens)
-        if self._open:  # an earlier step raised half-way
-            for layer in self.layers:
-                layer.drop_unsettled(self.used)
         if self.ledger is None:
             self._start(batch, 0)
         self._padded = self._padded or (mask is not None and not bool(mask.all()))
         self._open = True
+
+    def _drop_unsettled(self) -> None:
+        """Undo a step that raised half-way. What an eviction freed before that stays freed."""
+        if not self.used:
+            return self.reset()
+        for layer in self.layers:
+            layer.drop_unsettled(self.used, self._seen)
+        self._open = False
 
     def require(self, tokens: int) -> None:
         """Raise CacheError unless there is room for so many more tokens."""
@@ -166,7 +175,7 @@ class Cache:
         self.close(step)
         self.count(step.tokens)
         if self.kind.recomputes:
-            self._ids, self.used = step.ids, step.tokens
+            self._ids, self.used = step.ids.clone(), step.tokens  # what was passed in may be written over
 
     def close(self, step: Step) -> None:
         """The tensor part of `commit`, in place where the store is static; this part can be compiled."""
@@ -226,6 +235,8 @@ class Cache:
     @property
     def bytes_read(self) -> int:
         """Bytes of keys and values that the last eager step read, scoring included."""
+        if not self.used:
+            return 0
         return sum(
             layer.full_read_bytes(self.used) if layer.bytes_read is None else layer.bytes_read
             for layer in self.layers
@@ -247,7 +258,7 @@ class Cache:
         """A second cache with the same past and no storage in common: share a prefix, try two endings."""
         twin = copy.copy(self)
         twin.layers = [layer.fork() for layer in self.layers]
-        for name in ("ledger", "_seen", "_next"):
+        for name in ("ledger", "_seen", "_next", "_ids"):
             tensor = getattr(self, name)
             setattr(twin, name, None if tensor is None else tensor.clone())
         return twin
@@ -330,7 +341,10 @@ class Cache:
             layer.reorder(rows)
         for name in ("ledger", "_seen", "_ids"):
             tensor = getattr(self, name)
-            setattr(self, name, None if tensor is None else tensor.index_select(0, rows))
+            if tensor is not None and self.kind.capacity is not None:
+                tensor.copy_(tensor.index_select(0, rows))  # in place: a captured graph knows this address
+            elif tensor is not None:
+                setattr(self, name, tensor.index_select(0, rows))
 
     def reset(self) -> None:
         """Forget everything; a static store keeps its memory for the next text."""
@@ -342,7 +356,7 @@ class Cache:
             self._clear()
         elif self.used or self._open:
             for layer in self.layers:
-                layer.drop_unsettled(0)
+                layer.drop_unsettled(0, torch.zeros_like(self._seen))
                 layer.crop(0, torch.zeros_like(self._seen))
             self.ledger.fill_(FREE)
             self._seen.zero_()

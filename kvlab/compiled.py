@@ -7,9 +7,12 @@ that a token costs one launch. (The recipe is gpt-fast's, PyTorch, 2023.)
 
 from __future__ import annotations
 
+import functools
+import itertools
 import shutil
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,12 +39,39 @@ def why_not(cache: Cache) -> str | None:
     return None
 
 
-def _layer(module: Callable[..., Tensor], *args: object) -> Tensor:
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which `torch.compile` needs on a CPU."""
+    return any(map(shutil.which, ("g++", "c++", "clang++", "cl")))
+
+
+def _call(module: Callable[..., Tensor], *args: object) -> Tensor:
     return module(*args)
 
 
-def _head(module: Callable[..., Tensor], *args: object) -> Tensor:
-    return module(*args)
+_numbers = itertools.count()
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(key: Hashable, cuda: bool) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """A compiled layer and a compiled head for caches of one shape; `key` is that shape.
+
+    torch.compile keeps what it compiled with a function's code, and gives up at eight variants of one
+    code. So each shape has its own copy of the code, and caches of one shape share what was compiled.
+    """
+    # The products of one row are fast on CUDA as tuned reductions; inductor makes them such when it tunes.
+    options = {"coordinate_descent_tuning": True} if cuda else {}
+
+    def fresh() -> Callable[..., Tensor]:
+        code = _call.__code__.replace(co_name=f"_call_{next(_numbers)}")
+        return torch.compile(types.FunctionType(code, globals()), dynamic=False, fullgraph=True, options=options)
+
+    return fresh(), fresh()
+
+
+def _shape(cache: Cache) -> Hashable:
+    """All that decides how a layer is compiled."""
+    knobs = tuple(type(knob).__name__ for layer in cache.layers[:1] for knob in vars(layer.knobs).values())
+    return cache.config, cache.device, cache.dtype, cache.kind.capacity, cache.kind.batch, knobs
 
 
 class CompiledStep:
@@ -59,9 +89,7 @@ class CompiledStep:
         if reason is not None:
             raise CacheError(reason)
         self.lm, self.cache = lm, cache
-        options = {"coordinate_descent_tuning": True} if cache.device.type == "cuda" else {}
-        self._layer = torch.compile(_layer, dynamic=False, fullgraph=True, options=options)
-        self._head = torch.compile(_head, dynamic=False, fullgraph=True, options=options)
+        self._layer, self._head = _compiled(_shape(cache), cache.device.type == "cuda")
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ids = torch.zeros(cache.kind.batch, 1, dtype=torch.int64, device=cache.device)
         self._logits: Tensor | None = None
