@@ -116,7 +116,7 @@ class Rotated:
     """Keys that were stored plain, rotated when they are read."""
 
     plain: Reader
-    cos: Tensor  # [batch, 1 or kv_heads, slots, head_dim / 2]
+    cos: Tensor  # [batch, 1 or kv_heads, slots, head_dim]
     sin: Tensor
 
     def read(self) -> Tensor:
@@ -125,6 +125,10 @@ class Rotated:
     def gather(self, rows: Tensor) -> tuple[Tensor, int]:
         x, read = self.plain.gather(rows)
         return rotate(x, gather_slots(self.cos, rows), gather_slots(self.sin, rows)), read
+
+    @property
+    def nbytes(self) -> int:
+        return self.plain.nbytes
 
 
 def attend_selected(

@@ -36,4 +36,4 @@ class TopK(Selection):
         scores = queries.view(batch, kv_heads, -1, dim) @ keys.transpose(-1, -2) * scale
         attention = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
         rows = attention.sum(dim=2).nan_to_num().topk(self.k, dim=-1).indices.sort(dim=-1).values
-        return Pick(rows, bytes_scored=keys.numel() * keys.element_size())
+        return Pick(rows, bytes_scored=view.keys.nbytes)

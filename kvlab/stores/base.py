@@ -45,6 +45,9 @@ class Reader(Protocol):
 
     def gather(self, rows: Tensor) -> tuple[Tensor, int]: ...
 
+    @property
+    def nbytes(self) -> int: ...
+
 
 @dataclass
 class View:
@@ -105,8 +108,8 @@ class Layer(ABC):
         """Keep what the first `slots` arrivals brought: positions below `tokens [batch]` of each row."""
 
     @abstractmethod
-    def drop_unsettled(self, slots: int) -> None:
-        """Forget what a step appended that never came to its end; `slots` arrivals are settled."""
+    def drop_unsettled(self, slots: int, tokens: Tensor) -> None:
+        """Forget what a step brought that never came to its end; `slots` and `tokens` as in `crop`."""
 
     @abstractmethod
     def reorder(self, rows: Tensor) -> None:

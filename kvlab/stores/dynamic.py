@@ -44,6 +44,7 @@ class DynamicLayer(Layer):
 
     def __init__(self, knobs: Knobs, growth: float):
         self.knobs = knobs
+        self._changes = any((knobs.key_codec, knobs.value_codec, knobs.eviction))
         self.keys = GrowingStream(knobs.key_codec, growth)
         self.values = GrowingStream(knobs.value_codec, growth)
         self.ledger: Tensor | None = None  # [batch, kv_heads, slots] int32; None: the shared one holds
@@ -77,6 +78,8 @@ class DynamicLayer(Layer):
     def settle(self, queries: Tensor, mass: Tensor | None, view: View, step: Step) -> None:
         self.ledger, self.columns = self._staged
         eviction = self.knobs.eviction
+        if self._changes and self.bytes_read is None:
+            self.bytes_read = self.keys.nbytes + self.values.nbytes  # counted before any is freed or encoded
         if eviction is not None:
             eviction.observe(queries, mass, view, step, self.columns)
             rows = eviction.keep(view, step, self.columns)
@@ -106,11 +109,12 @@ class DynamicLayer(Layer):
         self.values.crop(slots)
         self.columns = {name: column[:, :, :slots].contiguous() for name, column in self.columns.items()}
 
-    def drop_unsettled(self, slots: int) -> None:
-        """Forget what a step appended that never came to its end."""
-        slots = slots if self.ledger is None else self.ledger.shape[2]
-        self.keys.crop(slots)
-        self.values.crop(slots)
+    def drop_unsettled(self, slots: int, tokens: Tensor) -> None:
+        """Forget what a step brought that never came to its end, whether this layer had settled or not."""
+        settled = slots if self.ledger is None else self.ledger.shape[2]
+        self.keys.crop(settled)
+        self.values.crop(settled)
+        self.crop(slots, tokens)
 
     def reorder(self, rows: Tensor) -> None:
         self.keys.reorder(rows)
@@ -133,6 +137,9 @@ class DynamicLayer(Layer):
     def stored_bytes(self, slots: int) -> int:
         own = [t for t in (self.ledger, *self.columns.values()) if t is not None]
         return self.keys.nbytes + self.values.nbytes + sum(t.numel() * t.element_size() for t in own)
+
+    def full_read_bytes(self, slots: int) -> int:
+        return self.keys.nbytes + self.values.nbytes
 
     def tensors(self) -> list[Tensor]:
         own = [t for t in (self.ledger, *self.columns.values()) if t is not None]

@@ -44,6 +44,10 @@ class Passing:
         x = gather_slots(self.x, rows)
         return x, x.numel() * x.element_size()
 
+    @property
+    def nbytes(self) -> int:
+        return self.x.numel() * self.x.element_size()
+
 
 class NoLayer(Layer):
     """Hands the keys and values of this step to attention, and forgets them."""
@@ -59,7 +63,7 @@ class NoLayer(Layer):
     def crop(self, slots: int, tokens: Tensor) -> None:
         pass
 
-    def drop_unsettled(self, slots: int) -> None:
+    def drop_unsettled(self, slots: int, tokens: Tensor) -> None:
         pass
 
     def reorder(self, rows: Tensor) -> None:

@@ -77,7 +77,7 @@ class StaticLayer(Layer):
     def crop(self, slots: int, tokens: Tensor) -> None:
         pass  # the cache frees the slots in its ledger; the next arrivals overwrite what lies there
 
-    def drop_unsettled(self, slots: int) -> None:
+    def drop_unsettled(self, slots: int, tokens: Tensor) -> None:
         self.keys.fresh = self.values.fresh = None
 
     def reorder(self, rows: Tensor) -> None:

@@ -208,6 +208,11 @@ class FixedStream:
             part.data = part.data.clone()
         return twin
 
+    @property
+    def nbytes(self) -> int:
+        """What a read reads: the whole capacity, and the chunk that is still exact."""
+        return nbytes(self.tensors()) + (0 if self.fresh is None else nbytes([self.fresh[0]]))
+
     def slot_bytes(self) -> int:
         return sum(part.slot_bytes() for part in self.parts.values())
 
