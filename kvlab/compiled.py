@@ -1,8 +1,10 @@
 """The decoder's own code, compiled for one token at a time over a static cache.
 
-Fixed shapes let `torch.compile` turn each layer into a few fused loops; one compilation serves all layers,
-since they differ in nothing but their weights. On CUDA the whole step is then captured as one graph, so
-that a token costs one launch. (The recipe is gpt-fast's, PyTorch, 2023.)
+Fixed shapes let `torch.compile` turn the operations of a step into a few fused loops. (The recipe is
+gpt-fast's, PyTorch, 2023.) What is compiled at once differs by device. On CUDA it is one layer: it serves
+all layers, which differ in nothing but their weights, and the step is then captured as one graph, so that a
+token costs one launch. A CPU has no such graph, and entering compiled code thirty times for a token costs as
+much as some layers do; there the whole step is compiled, which takes a minute the first time.
 """
 
 from __future__ import annotations
@@ -52,26 +54,29 @@ _numbers = itertools.count()
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(key: Hashable, cuda: bool) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """A compiled layer and a compiled head for caches of one shape; `key` is that shape.
+def _compiled(part: str, shape: Hashable, cuda: bool) -> Callable[..., Tensor]:
+    """A compiled call of one part of the step ("layer", "head" or "step") for caches of one shape.
 
     torch.compile keeps what it compiled with a function's code, and gives up at eight variants of one
     code. So each shape has its own copy of the code, and caches of one shape share what was compiled.
     """
     # The products of one row are fast on CUDA as tuned reductions; inductor makes them such when it tunes.
     options = {"coordinate_descent_tuning": True} if cuda else {}
-
-    def fresh() -> Callable[..., Tensor]:
-        code = _call.__code__.replace(co_name=f"_call_{next(_numbers)}")
-        return torch.compile(types.FunctionType(code, globals()), dynamic=False, fullgraph=True, options=options)
-
-    return fresh(), fresh()
+    code = _call.__code__.replace(co_name=f"_call_{next(_numbers)}")
+    return torch.compile(types.FunctionType(code, globals()), dynamic=False, fullgraph=True, options=options)
 
 
 def _shape(cache: Cache) -> Hashable:
     """All that decides how a layer is compiled."""
     knobs = tuple(type(knob).__name__ for layer in cache.layers[:1] for knob in vars(layer.knobs).values())
     return cache.config, cache.device, cache.dtype, cache.kind.capacity, cache.kind.batch, knobs
+
+
+def _step(lm: Decoder, cache: Cache, ids: Tensor, *calls: Callable[..., Tensor]) -> Tensor:
+    step = cache.open(ids)
+    logits = lm.run(step, cache.layers, 1, *calls)
+    cache.close(step)
+    return logits
 
 
 class CompiledStep:
@@ -89,7 +94,7 @@ class CompiledStep:
         if reason is not None:
             raise CacheError(reason)
         self.lm, self.cache = lm, cache
-        self._layer, self._head = _compiled(_shape(cache), cache.device.type == "cuda")
+        self._call = functools.partial(_compiled, shape=_shape(cache), cuda=cache.device.type == "cuda")
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ids = torch.zeros(cache.kind.batch, 1, dtype=torch.int64, device=cache.device)
         self._logits: Tensor | None = None
@@ -102,14 +107,11 @@ class CompiledStep:
             )
         self.cache.check(ids)
         with torch.no_grad():
-            logits = self._replay(ids) if ids.device.type == "cuda" else self._run(ids)
+            if ids.device.type == "cuda":
+                logits = self._replay(ids)
+            else:
+                logits = self._call("step")(_step, self.lm, self.cache, ids)
         self.cache.count(1)
-        return logits
-
-    def _run(self, ids: Tensor) -> Tensor:
-        step = self.cache.open(ids)
-        logits = self.lm.run(step, self.cache.layers, 1, self._layer, self._head)
-        self.cache.close(step)
         return logits
 
     def _replay(self, ids: Tensor) -> Tensor:
@@ -128,10 +130,13 @@ class CompiledStep:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
-                self._run(self._ids)
+                self._by_layer()
                 for tensor, value in zip(state, saved, strict=True):
                     tensor.copy_(value)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._logits = self._run(self._ids)
+            self._logits = self._by_layer()
+
+    def _by_layer(self) -> Tensor:
+        return _step(self.lm, self.cache, self._ids, self._call("layer"), self._call("head"))
