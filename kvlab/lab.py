@@ -68,9 +68,6 @@ def command(root: Path, notebook: Path, host: str, port: int | None, browser: bo
         f"--ServerApp.ip={host}",
         f"--ServerApp.port={port or PORT}",
         f"--ServerApp.port_retries={0 if port else 50}",
-        # No question about news and no look for updates: a lesson needs no network.
-        "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
     if not browser:
         options.append("--no-browser")
@@ -80,9 +77,22 @@ def command(root: Path, notebook: Path, host: str, port: int | None, browser: bo
 
 
 def environment(root: Path) -> dict[str, str]:
-    """This process's environment; lessons also find kvlab where it is not installed, and keep answers."""
-    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "KVLAB_WORK": str(root / "work")}
+    """This process's environment for JupyterLab and its kernels.
+
+    Lessons also find kvlab where it is not installed, and keep the learner's answers in work/. Our defaults
+    for JupyterLab (it asks nothing and looks up nothing in the network) give way to the user's own settings.
+    """
+    return {
+        **os.environ,
+        "PYTHONPATH": _first(str(root), "PYTHONPATH"),
+        "JUPYTER_CONFIG_PATH": _first(str(Path(__file__).with_name("jupyter")), "JUPYTER_CONFIG_PATH"),
+        "KVLAB_WORK": str(root / "work"),
+    }
+
+
+def _first(path: str, variable: str) -> str:
+    """The value of a list of paths with `path` in front."""
+    return os.pathsep.join([path, *filter(None, [os.environ.get(variable)])])
 
 
 def prepare(root: Path, fresh: str | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import socket
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Locator, Page
+
+from kvlab.lab import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -74,15 +75,15 @@ def server(folder: Path, private: Path) -> Iterator[str]:
     tracker = private / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     tracker.parent.mkdir(parents=True)
     tracker.write_text('{"windowingMode": "none"}')  # else cells that are out of view are not in the page
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    env.pop("KVLAB_WORK", None)
+    env = environment(ROOT)
+    del env["KVLAB_WORK"]  # no learner's answers
     for kind in ("CONFIG", "DATA", "RUNTIME"):
         env[f"JUPYTER_{kind}_DIR"] = str(private / kind)
     env |= {"JUPYTERLAB_SETTINGS_DIR": str(private / "settings"), "IPYTHONDIR": str(private / "ipython")}
     env["JUPYTERLAB_WORKSPACES_DIR"] = str(private / "workspaces")
     options = ["--no-browser", "--allow-root", f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1"]
     options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
-    options += ["--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
+    options += ["--LabApp.expose_app_in_browser=True"]
     log = private / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -95,6 +95,7 @@ def test_an_untrusted_copy_shows_the_stored_picture_and_no_widget(
     for index in range(3, len(cells)):
         assert lesson.cell(index).locator('img[src^="data:image/png"]').is_visible()
         assert lesson.cell(index).locator(".jupyter-widgets").count() == 0
+    assert "Jupyter news" not in lesson.page.inner_text("body"), "JupyterLab asks a learner about news"
 
 
 def test_an_error_in_a_cell_fails_the_test(made_up: str, open_lesson: Callable[[str], LessonPage]) -> None:
