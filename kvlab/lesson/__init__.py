@@ -95,7 +95,7 @@ from .recorded import recorded
 from .session import CORE, LESSONS, device, model, start
 from .style import COLOURS, Drawing, drawing, styled, token_text
 from .tables import card, heat_table, inline, plain_table, token_html
-from .widgets import Exhibit, live, note, on_click
+from .widgets import Exhibit, live, note, on_click, picture_html
 
 __all__ = [
     "COLOURS",
@@ -127,6 +127,7 @@ __all__ = [
     "model",
     "note",
     "on_click",
+    "picture_html",
     "plain_table",
     "predict",
     "predictions",

@@ -72,7 +72,7 @@ def attention_maps(
     for ax in axes[len(data) :]:
         ax.set_visible(False)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=25, pad=0.02, ticks=ATTENTION_TICKS)
-    bar.set_label("attention weight (square-root scale)")
+    bar.set_label("weight (√ scale)")
     bar.outline.set_visible(False)
     bar.ax.grid(False)
     return figure

@@ -1,6 +1,6 @@
 """Widgets that are also pictures: `Exhibit` shows live controls, or a picture where nothing runs.
 
-Callbacks only write `.value` of HTML and Image widgets: they never print, so that a notebook's outputs
+Callbacks only write `.value` of HTML widgets: they never print, so that a notebook's outputs
 are equal on every run.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
-from ipywidgets import HTML, Image, Layout, VBox, Widget
+from ipywidgets import HTML, Layout, VBox, Widget
 
 from .style import BACKGROUND, RUST, Drawing
 from .tables import card, inline
@@ -60,14 +61,13 @@ class Live(VBox):
     """What `live` returns: shows what a function draws, again whenever one of its controls moves.
 
     Moves that arrive while a picture is being drawn are not queued: only the newest is drawn next
-    (the browser also holds back moves until the kernel has answered). `.html.value` and `.image.value`
-    hold what is shown; `.drawn` counts the drawings.
+    (the browser also holds back moves until the kernel has answered). `.html.value` holds
+    what is shown; `.drawn` counts the drawings.
     """
 
     def __init__(self, draw: Callable[..., Shown], controls: Sequence[Widget]) -> None:
-        self.html = HTML(layout=Layout(display="none"))
-        self.image = Image(format="png", layout=Layout(display="none", max_width="100%"))
-        super().__init__(children=(self.image, self.html))
+        self.html = HTML(layout=Layout(width="100%"))
+        super().__init__(children=(self.html,))
         self.drawn = 0
         self._draw, self._controls = draw, tuple(controls)
         self._last: tuple[Any, ...] | None = None
@@ -98,15 +98,21 @@ class Live(VBox):
             shown = self._draw(*values)
         except Exception as error:
             shown = _failed(error)
-        if isinstance(shown, Drawing):
-            self.image.value = shown.frame()
-            self.image.layout.width = f"{round(shown.get_figwidth() * 96)}px"
-            self.image.tooltip = shown.alt
-        elif shown is not None:
-            self.html.value = shown
         if shown is not None:
-            self.image.layout.display = "" if isinstance(shown, Drawing) else "none"
-            self.html.layout.display = "none" if isinstance(shown, Drawing) else ""
+            self.html.value = picture_html(shown) if isinstance(shown, Drawing) else shown
+
+
+def picture_html(drawn: Drawing) -> str:
+    """A drawing as an HTML image for a widget, with its words for who can't see it.
+
+    An ipywidgets `Image` has no alternative text. The size is given and the picture decoded at once, so
+    that nothing jumps or flickers when it changes.
+    """
+    data = base64.b64encode(drawn.frame()).decode("ascii")
+    width, height = round(drawn.get_figwidth() * 96), round(drawn.get_figheight() * 96)
+    words = escape(drawn.alt, quote=True)
+    size = f'width="{width}" height="{height}" style="max-width:100%;height:auto"'
+    return f'<img src="data:image/png;base64,{data}" alt="{words}" decoding="sync" {size}>'
 
 
 def live(draw: Callable[..., Shown], *controls: Widget) -> Live:
@@ -148,4 +154,4 @@ def note(text: str = "") -> HTML:
     return HTML(card(inline(text)) if text else "", layout=Layout(width="100%"))
 
 
-__all__ = ["BACKGROUND", "Exhibit", "Live", "live", "note", "on_click"]
+__all__ = ["BACKGROUND", "Exhibit", "Live", "live", "note", "on_click", "picture_html"]
