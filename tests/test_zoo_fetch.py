@@ -268,8 +268,11 @@ def test_full_disk(entry, home, tmp_path, limit):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "wheels"), str(limit)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "disk" in done.stdout and "full" in done.stdout and "KVLAB_HOME" in done.stdout
     assert not any(name.startswith(".") or name.endswith(".safetensors") for name in leftovers(home))
 

@@ -50,7 +50,7 @@ def llama_weights(config: Config = LLAMA, seed: int = 0) -> dict[str, np.ndarray
 
 
 def _pairs_from_halves(weight: np.ndarray, heads: int) -> np.ndarray:
-    """What llama.cpp's convert_hf_to_gguf.py does to q and k: row i of a head's halves becomes 2i and 2i + 1."""
+    """What llama.cpp does to a Llama's q and k: rows i and half + i of a head become 2i and 2i + 1."""
     out, size = np.empty_like(weight), weight.shape[0] // heads
     for head in range(heads):
         for i in range(size // 2):
