@@ -4,14 +4,15 @@ from kvlab.lesson.quizzing import Item
 
 QUIZ = [
     Item(
-        "Keys and values of 50 tokens are kept, positions 0–49. Token number 51 comes. Which of these changes "
-        "nothing but rounding?",
+        "Keys and values of 50 tokens are kept, positions 0–49. Token number 51 comes. Which of these "
+        "changes nothing but rounding?",
         {
-            "all 51 positions are counted from 900": "Yes: every distance stays what it was, so every score does.",
+            "all 51 positions are counted from 900": "Yes: every distance stays what it was, so every score "
+            "does.",
             "the new token alone gets position 0": "No: all kept keys now seem to lie ahead of it. In this "
             "lesson a logit moved by 18.",
-            "the new token alone gets position 51, not 50": "No: every distance to the kept keys is too large by "
-            "one. In this lesson a logit moved by about 2, though the text stayed the same.",
+            "the new token alone gets position 51, not 50": "No: every distance to the kept keys is too "
+            "large by one. In this lesson a logit moved by about 2, though the text stayed the same.",
         },
         answer="all 51 positions are counted from 900",
     ),
@@ -28,11 +29,12 @@ QUIZ = [
     Item(
         "`lm(ids)` on 12 tokens gives logits `[1, 12, 49152]`. Which row chooses the next token?",
         {
-            "the last of the 12": "Yes: row 11 scores all 49,152 tokens for the place after the text. The rows "
-            "before it score places that are already filled.",
-            "the mean of the 12": "No: each row is about the place after its own token. Only the last row is "
-            "about the end of the text.",
-            "the first of the 12": "No: row 0 scores what may follow the first token, having seen nothing else.",
+            "the last of the 12": "Yes: row 11 scores all 49,152 tokens for the place after the text. The "
+            "rows before it score places that are already filled.",
+            "the mean of the 12": "No: each row is about the place after its own token. Only the last row "
+            "is about the end of the text.",
+            "the first of the 12": "No: row 0 scores what may follow the first token, having seen nothing "
+            "else.",
         },
         answer="the last of the 12",
         back="00",
