@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import kvlab
-from kvlab.measure import Report, device_name
+from kvlab.measure.machine import device_name
+from kvlab.measure.report import Report
 from kvlab.model import Decoder
 
 from .l02 import frozen
@@ -31,7 +32,7 @@ def losses(lm: Decoder, ids: Tensor) -> Tensor:
 
 
 def added(lm: Decoder, ids: Tensor, pairs: tuple[int, int], exact: Tensor) -> Tensor:
-    """Loss that freezing `pairs` (from, to) adds to each token, `[batch, tokens - 1]`; `exact`: not frozen."""
+    """Loss that freezing `pairs` (from, to) adds to each token, `[batch, tokens - 1]`; `exact`: unfrozen."""
     with frozen(lm, slice(*pairs)):
         return losses(lm, ids) - exact
 
