@@ -116,8 +116,8 @@ class Cache:
             )
         if mask is not None and mask.dtype != torch.bool:
             raise CacheError(f"mask must be bool, False where a token is padding, not {mask.dtype}; use .bool().")
-        if self._open:
-            self._drop_unsettled()
+        if self._open:  # by a compiled step that raised
+            self.undo()
         batch, tokens = ids.shape
         if self.ledger is not None and batch != self.ledger.shape[0]:
             raise CacheError(
@@ -131,8 +131,8 @@ class Cache:
         self._padded = self._padded or (mask is not None and not bool(mask.all()))
         self._open = True
 
-    def _drop_unsettled(self) -> None:
-        """Undo a step that raised half-way. What an eviction freed before that stays freed."""
+    def undo(self) -> None:
+        """Forget a step that was begun and raised half-way. What an eviction freed by then stays freed."""
         if not self.used:
             return self.reset()
         for layer in self.layers:

@@ -6,10 +6,13 @@ one operation from a list leaves a valid list, so failures shrink to a few reada
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
+from reference import reference_logits
 
 from kvlab.model import Config, Decoder, RopeScaling
 from kvlab.zoo.shapes import weight_shapes
@@ -24,6 +27,16 @@ class Append:
     branch: int
     tokens: int
     padding: tuple[tuple[int, bool], ...]
+
+
+@dataclass(frozen=True)
+class Interrupt:
+    """Begin a step that raises in a layer, after attention there has settled or before it has begun."""
+
+    branch: int
+    tokens: int
+    layer: int
+    settled: bool
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class Scenario:
     seed: int  # of weights and token ids
     batch: int
     capacity: int  # of stores that have one; what does not fit must be refused
-    operations: tuple[Append | Fork | Crop | Reorder | Reset, ...]
+    operations: tuple[Append | Interrupt | Fork | Crop | Reorder | Reset, ...]
 
 
 @st.composite
@@ -97,6 +110,7 @@ def operations(batch: int):
     step = st.builds(Append, branch, st.just(1), padding)
     rows = st.tuples(*[st.integers(0, batch - 1)] * batch)
     rare = (
+        st.builds(Interrupt, branch, st.integers(1, 5), st.integers(0, 2), st.booleans()),
         st.builds(Fork, branch),
         st.builds(Crop, branch, st.integers(0, 30)),
         st.builds(Reorder, branch, rows),
@@ -128,6 +142,13 @@ def random_weights(config: Config, seed: int, spread: float = 1.0) -> dict[str, 
         else:
             weights[name] = drawn if "embed" in name else 1.5 * drawn / shape[-1] ** 0.5
     return weights
+
+
+@functools.lru_cache(maxsize=4096)
+def expected(config: Config, seed: int, text: tuple[int, ...]) -> np.ndarray:
+    """Logits `[tokens, vocab]` of the plain decoder with these weights."""
+    weights = {name: w.numpy() for name, w in random_weights(config, seed).items()}
+    return reference_logits(config, weights, text)
 
 
 def decoder(config: Config, seed: int) -> Decoder:

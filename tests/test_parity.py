@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,8 +12,19 @@ import pytest
 import torch
 from exact_members import DropPadding, ExactBlocks, KeepAll, ReadAll
 from hypothesis import HealthCheck, given, settings
-from reference import reference_logits
-from scenarios import VOCAB, Append, Crop, Fork, Reorder, Reset, Scenario, decoder, random_weights, scenarios
+from scenarios import (
+    VOCAB,
+    Append,
+    Crop,
+    Fork,
+    Interrupt,
+    Reorder,
+    Reset,
+    Scenario,
+    decoder,
+    expected,
+    scenarios,
+)
 
 from kvlab import Cache, CacheError, Dynamic, SinkRecent, TopK
 
@@ -49,12 +59,6 @@ STORES: dict[str, Knobs] = {
 }
 
 
-@functools.lru_cache(maxsize=4096)
-def expected(config, seed: int, text: tuple[int, ...]) -> np.ndarray:
-    weights = {name: w.numpy() for name, w in random_weights(config, seed).items()}
-    return reference_logits(config, weights, text)
-
-
 @dataclass
 class Branch:
     """A cache, and what it has been told, row by row: token ids, None for padding."""
@@ -64,6 +68,10 @@ class Branch:
 
     def texts(self) -> list[tuple[int, ...]]:
         return [tuple(token for token in row if token is not None) for row in self.rows]
+
+
+def stop(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 class Player:
@@ -81,6 +89,8 @@ class Player:
             match operation:
                 case Append(_, tokens, padding):
                     self.append(branch, tokens, padding)
+                case Interrupt():
+                    self.interrupt(branch, operation)
                 case Fork() if len(self.branches) < 3:
                     self.branches.append(Branch(branch.cache.fork(), [list(row) for row in branch.rows]))
                 case Crop(_, to):
@@ -112,6 +122,16 @@ class Player:
         for row, new, real in zip(branch.rows, ids.tolist(), mask.tolist(), strict=True):
             row += [token if is_real else None for token, is_real in zip(new, real, strict=True)]
         self.compare(branch, logits, mask)
+
+    def interrupt(self, branch: Branch, operation: Interrupt) -> None:
+        block = self.lm.layers[operation.layer % len(self.lm.layers)]
+        module = block.mlp if operation.settled else block.self_attn
+        if branch.cache.remaining is not None and operation.tokens > branch.cache.remaining:
+            return
+        hook = module.register_forward_pre_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            self.lm(torch.full((len(branch.rows), operation.tokens), 5), branch.cache)
+        hook.remove()
 
     def compare(self, branch: Branch, logits: torch.Tensor, mask: torch.Tensor) -> None:
         for row, text in enumerate(branch.texts()):

@@ -270,8 +270,17 @@ class Decoder(nn.Module):
             cache = Cache(self, store="none")
         elif cache.config is not self.config and cache.config != self.config:
             raise CacheError(f"this cache was made for {cache.config.name}, not for {self.config.name}.")
+        elif cache.dtype != self.dtype or cache.device != self.device:
+            raise CacheError(
+                f"this cache holds {cache.dtype} on {cache.device}, but the model computes in {self.dtype} on "
+                f"{self.device}; make a new Cache."
+            )
         step = cache.begin(ids, mask)
-        logits = self.run(step, cache.layers, tokens=1 if last_only else ids.shape[1])
+        try:
+            logits = self.run(step, cache.layers, tokens=1 if last_only else ids.shape[1])
+        except BaseException:  # an interrupt too: some layers have the new tokens by then, and some do not
+            cache.undo()
+            raise
         cache.commit(step)
         return logits
 

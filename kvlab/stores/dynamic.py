@@ -76,7 +76,7 @@ class DynamicLayer(Layer):
         return step.ledger if ledger is None else ledger
 
     def settle(self, queries: Tensor, mass: Tensor | None, view: View, step: Step) -> None:
-        self.ledger, self.columns = self._staged
+        (self.ledger, self.columns), self._staged = self._staged, (None, {})
         eviction = self.knobs.eviction
         if self._changes and self.bytes_read is None:
             self.bytes_read = self.keys.nbytes + self.values.nbytes  # counted before any is freed or encoded

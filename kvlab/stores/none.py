@@ -73,7 +73,7 @@ class NoLayer(Layer):
         return NoLayer()
 
     def stored(self, ledger: Tensor) -> Tensor:
-        return torch.zeros_like(ledger[..., 0])
+        return ledger.new_zeros(ledger.shape[:2])
 
     def stored_bytes(self, slots: int) -> int:
         return 0
