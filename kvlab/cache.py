@@ -52,7 +52,7 @@ class Cache:
         batch: int = 1,
     ):
         if isinstance(store, Store) and capacity is not None:
-            raise CacheError(f"capacity belongs to the store here: {type(store).__name__}(capacity={capacity}).")
+            raise CacheError(f"leave capacity out: {type(store).__name__}(…) brings its own, or has none.")
         self.config = lm.config
         self.device, self.dtype = lm.device, lm.dtype
         self.kind = store if isinstance(store, Store) else _store_named(store, capacity, batch)
@@ -115,7 +115,7 @@ class Cache:
                 "pass it for the new tokens only, the cache remembers the padding of the earlier ones."
             )
         if mask is not None and mask.dtype != torch.bool:
-            raise CacheError(f"mask must be bool, False where a token is padding, not {mask.dtype}; use .bool().")
+            raise CacheError(f"mask must be bool, False at padding, not {mask.dtype}; use mask.bool().")
         if self._open:  # by a compiled step that raised
             self.undo()
         batch, tokens = ids.shape

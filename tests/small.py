@@ -1,4 +1,4 @@
-"""A small float64 model with everything in it, and what it should say; and all tensors that an object holds."""
+"""A small float64 model, what the plain decoder says of it, and all the tensors that an object holds."""
 
 from __future__ import annotations
 

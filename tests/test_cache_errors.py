@@ -146,7 +146,7 @@ REFUSED_CACHES = {
     "capacity of nothing": ({"store": "static", "capacity": 0}, "capacity >= 1"),
     "batch of nothing": ({"store": "static", "capacity": 9, "batch": 0}, "batch >= 1"),
     "capacity that is not kept": ({"store": "dynamic", "capacity": 9}, "leave capacity out"),
-    "capacity beside a store": ({"store": Static(8), "capacity": 9}, "belongs to the store"),
+    "capacity beside a store": ({"store": Static(8), "capacity": 9}, "leave capacity out"),
     "static and eviction": (
         {"store": "static", "capacity": 9, "eviction": SinkRecent()},
         "SinkRecent.*free nothing.*dynamic",

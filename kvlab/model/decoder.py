@@ -272,8 +272,8 @@ class Decoder(nn.Module):
             raise CacheError(f"this cache was made for {cache.config.name}, not for {self.config.name}.")
         elif cache.dtype != self.dtype or cache.device != self.device:
             raise CacheError(
-                f"this cache holds {cache.dtype} on {cache.device}, but the model computes in {self.dtype} on "
-                f"{self.device}; make a new Cache."
+                f"this cache holds {cache.dtype} on {cache.device}, but the model computes in {self.dtype} "
+                f"on {self.device}; make a new Cache."
             )
         step = cache.begin(ids, mask)
         try:
