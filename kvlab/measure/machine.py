@@ -59,8 +59,8 @@ def gpu() -> dict[str, Any]:
 
 def clocks() -> dict[str, str]:
     """What `nvidia-smi` says of driver, clocks, power limit and temperature; empty where there is none."""
-    query = ["nvidia-smi", "-i", "0", f"--query-gpu={','.join(_SMI.values())}", "--format=csv,noheader,nounits"]
-    line = _output(query)
+    query = f"--query-gpu={','.join(_SMI.values())}"
+    line = _output(["nvidia-smi", "-i", "0", query, "--format=csv,noheader,nounits"])
     values = [value.strip() for value in (line or "").split(",")]
     return dict(zip(_SMI, values, strict=True)) if len(values) == len(_SMI) else {}
 

@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 
-from kvlab.measure import machine
+from kvlab.measure.machine import commit, machine, now, versions
 
 SCHEMA = 1
-REQUIRED = ("schema", "bench", "device", "machine", "date", "versions", "commit", "command", "parameters", "rows")
+REQUIRED = (
+    *("schema", "bench", "device", "machine", "date", "versions", "commit", "command", "parameters"),
+    "rows",
+)
 
 
 @dataclass
@@ -34,10 +37,10 @@ class Report:
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    machine: dict[str, Any] = field(default_factory=machine.machine)
-    date: str = field(default_factory=machine.now)
-    versions: dict[str, str] = field(default_factory=machine.versions)
-    commit: str = field(default_factory=machine.commit)
+    machine: dict[str, Any] = field(default_factory=machine)
+    date: str = field(default_factory=now)
+    versions: dict[str, str] = field(default_factory=versions)
+    commit: str = field(default_factory=commit)
     schema: int = SCHEMA
     path: Path | None = None  # where `save` writes; not part of the file
 

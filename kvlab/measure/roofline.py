@@ -7,7 +7,8 @@ Patterson, 2009.) Bandwidth is measured on tensors far larger than any cache: 51
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,12 +37,18 @@ class Ceilings:
         return moved / self.copy
 
 
-def ceilings(device: torch.device | str, dtype: torch.dtype, quick: bool = False) -> tuple[Ceilings, list[dict[str, Any]]]:
+def ceilings(
+    device: torch.device | str, dtype: torch.dtype, quick: bool = False
+) -> tuple[Ceilings, list[dict[str, Any]]]:
     """The ceilings of `device`, and one row for each measurement; the best median counts."""
     device = torch.device(device)
     rows = list(_measurements(device, dtype, quick))
-    best = {what: max(row["rate"] for row in rows if row["what"] == what) for what in ("copy", "read", "matmul")}
-    return Ceilings(**best), rows
+
+
+    def best(what: str) -> float:
+        return max(row["rate"] for row in rows if row["what"] == what)
+
+    return Ceilings(best("copy"), best("read"), best("matmul")), rows
 
 
 def _measurements(device: torch.device, dtype: torch.dtype, quick: bool) -> Iterator[dict[str, Any]]:
@@ -49,7 +56,7 @@ def _measurements(device: torch.device, dtype: torch.dtype, quick: bool) -> Iter
     for size in sizes(device, quick):
         source = torch.ones(size // 4, device=device)  # float32
         target = torch.empty_like(source)
-        timing = measure(lambda a=target, b=source: a.copy_(b), device, repeats)
+        timing = measure(partial(target.copy_, source), device, repeats)
         yield _row("copy", "y.copy_(x)", size, 2 * size / timing.median, timing)
         del target
         for how, function in readers(source, quick).items():
@@ -58,10 +65,9 @@ def _measurements(device: torch.device, dtype: torch.dtype, quick: bool) -> Iter
         del source
     for n in matrix_sizes(device, quick):
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-        out = torch.empty_like(a)
-        timing = measure(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, repeats)
-        name = str(dtype).removeprefix("torch.")
-        yield _row("matmul", f"{n}×{n}×{n} {name}", 3 * n * n * dtype.itemsize, 2 * n**3 / timing.median, timing)
+        timing = measure(partial(torch.mm, a, b, out=torch.empty_like(a)), device, repeats)
+        how = f"{n}×{n}×{n} {str(dtype).removeprefix('torch.')}"
+        yield _row("matmul", how, n * n * dtype.itemsize, 2 * n**3 / timing.median, timing)
 
 
 def sizes(device: torch.device, quick: bool) -> list[int]:
@@ -98,8 +104,3 @@ def _multiply_and_sum(matrix: Tensor, row: Tensor) -> Tensor:
 
 def _row(what: str, how: str, size: int, rate: float, timing: Any) -> dict[str, Any]:
     return {"what": what, "how": how, "tensor_bytes": size, "rate": rate, **timing.row()}
-
-
-def ceiling_parameters(found: Ceilings) -> dict[str, float]:
-    """The three figures under the names that a report keeps."""
-    return asdict(found)

@@ -36,11 +36,6 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def milliseconds(seconds: float) -> float:
-    """For tables: seconds to milliseconds."""
-    return seconds * 1e3
-
-
-def gigabytes(count: float) -> float:
-    """For tables: bytes to GB (10⁹ bytes)."""
-    return count / 1e9
+def gigabytes(count: float | None) -> float | None:
+    """For tables: bytes to GB (10⁹ bytes); unknown stays unknown."""
+    return None if count is None else count / 1e9
