@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -15,7 +16,8 @@ from torch import Tensor
 from kvlab.cache import Cache
 from kvlab.model import Decoder
 
-from .figures import as_array
+from .figures import Line, as_array, curves
+from .recorded import Recorded
 from .style import INK, Drawing, drawing, styled
 
 
@@ -165,3 +167,34 @@ def overlap_map(overlaps: np.ndarray, group: int) -> Drawing:
     for spine in ax.spines.values():
         spine.set_visible(False)
     return figure
+
+
+def losses(lm: Decoder, ids: Tensor) -> Tensor:
+    """How surprised the model is by each token of `ids [batch, tokens]`, in nats, `[batch, tokens - 1]`."""
+    return F.cross_entropy(lm(ids)[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+
+
+def added(lm: Decoder, ids: Tensor, pairs: tuple[int, int], exact: Tensor | None = None) -> Tensor:
+    """Loss that freezing `pairs` (from, to) adds to each token of `ids`, `[batch, tokens - 1]`.
+
+    exact: `losses(lm, ids)`, where the caller has them.
+    """
+    exact = losses(lm, ids) if exact is None else exact
+    with frozen(lm, slice(*pairs)):
+        return losses(lm, ids) - exact
+
+
+def added_now(lm: Decoder, run: Recorded) -> float:
+    """The first point of the recorded run, measured again: nats a token that freezing pairs 0–7 adds."""
+    first = torch.tensor(run["parameters"]["first_ids"], device=lm.device)
+    first = first.clamp(max=lm.config.vocab_size - 1)  # a stand-in model may know fewer tokens
+    return float(added(lm, first, (0, 8)).mean())
+
+
+def frozen_pairs(run: Recorded, star: float) -> Drawing:
+    """Loss that each frozen quarter of the pairs adds along a text; `star`: the first point, measured now."""
+    ends = run["parameters"]["edges"][1:]
+    rows = [row for row in run["rows"] if row["pairs"]]
+    lines = [Line(f"pairs {a}–{b - 1}", row["added"]) for row in rows for a, b in [row["pairs"]]]
+    labels = {"x_label": "position in the text (tokens, up to)", "y_label": "loss added (nats a token)"}
+    return curves(ends, lines, **labels, log_x=True, point=(ends[0], star, "measured now"))

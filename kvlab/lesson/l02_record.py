@@ -10,31 +10,18 @@ from pathlib import Path
 from pydoc_data.topics import topics  # real English prose that every Python brings along
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import kvlab
 from kvlab.measure.machine import device_name
 from kvlab.measure.report import Report
-from kvlab.model import Decoder
 
-from .l02 import frozen
+from .l02 import added, losses
 
 TOPICS = ("typesseq", "specialnames", "debugger")
 EDGES = (1, 64, 128, 256, 512, 1024, 2048)  # a text is cut into stretches of positions here
 QUARTERS = ((0, 8), (8, 16), (16, 24), (24, 32))
-
-
-def losses(lm: Decoder, ids: Tensor) -> Tensor:
-    """How surprised the model is by each token of `ids [batch, tokens]`, in nats, `[batch, tokens - 1]`."""
-    return F.cross_entropy(lm(ids)[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
-
-
-def added(lm: Decoder, ids: Tensor, pairs: tuple[int, int], exact: Tensor) -> Tensor:
-    """Loss that freezing `pairs` (from, to) adds to each token, `[batch, tokens - 1]`; `exact`: unfrozen."""
-    with frozen(lm, slice(*pairs)):
-        return losses(lm, ids) - exact
 
 
 def stretches(loss: Tensor) -> list[float]:
