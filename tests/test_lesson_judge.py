@@ -26,7 +26,7 @@ def test_unjudged_claims_give_a_fixed_table() -> None:
     first = judged("03.claims", CLAIMS, MEASURED)
     assert [row[1:] for row in first.rows] == [("–", *MEASURED["query"]), ("–", *MEASURED["linear"])]
     data = first._repr_mimebundle_()
-    assert "Only the <code>query</code> is computed." in data["text/html"]
+    assert ">query</code> is computed." in data["text/html"]
     assert data["text/plain"].endswith("is computed.: measured false; A step is O(1).: measured depends")
 
 
@@ -44,7 +44,7 @@ def test_verdicts_stand_beside_the_measured_ones(tmp_path: Path, monkeypatch: py
 
 def test_the_fallback_lists_the_claims() -> None:
     data, _ = judge("03.claims", CLAIMS)._repr_mimebundle_()
-    assert "<li>Only the <code>query</code> is computed.</li>" in data["text/html"]
+    assert "query</code> is computed.</li>" in data["text/html"]
 
 
 def test_mistaken_measurements_are_refused() -> None:

@@ -79,7 +79,7 @@ def test_choices() -> None:
 
 def test_the_fallback_shows_the_question_and_its_choices() -> None:
     data, _ = predict("04.broken", "How many `loops`?", choices=["two", "<three>"])._repr_mimebundle_()
-    assert "<code>loops</code>" in data["text/html"] and "<li>&lt;three&gt;</li>" in data["text/html"]
+    assert ">loops</code>" in data["text/html"] and "<li>&lt;three&gt;</li>" in data["text/html"]
     assert data["text/plain"] == "[widget] Predict: How many `loops`? (run this cell to use it)"
 
 

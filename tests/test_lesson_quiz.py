@@ -21,7 +21,7 @@ def test_a_click_explains_that_answer() -> None:
     assert "0 of 2 right" in asked.score.value and asked.notes[1].value == ""
     asked.radios[0].value = "the new token"
     asked.radios[1].value = "2"
-    assert "<strong>Right.</strong> Its <code>query</code>." in asked.notes[0].value
+    assert "<strong>Right.</strong> Its <code" in asked.notes[0].value
     assert "2 of 2 right" in asked.score.value
     asked.radios[0].value = None
     assert asked.notes[0].value == ""

@@ -132,7 +132,7 @@ def test_heat_table_is_readable_and_safe() -> None:
         [[0.0, 1.0], [float("nan"), 0.25]], ["<b>", " cat"], ["猫", "\n"], caption="`x` < 1"
     )
     assert "&lt;b&gt;" in html and "␣cat" in html and "猫" in html and "↵" in html
-    assert "<code>x</code> &lt; 1" in html
+    assert ">x</code> &lt; 1" in html
     assert ">1.00<" in html and ">.25<" in html and ">.00<" in html
     assert html.count("<td") == 4 and html.count('scope="row"') == 2
     for background, ink in tables._shades(style.ATTENTION):

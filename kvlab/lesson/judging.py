@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ipywidgets import HTML, Layout, ToggleButtons, VBox
+from ipywidgets import HTML, ToggleButtons, VBox
 
 from . import memory
 from .tables import card, inline, plain_table
@@ -31,7 +31,7 @@ class Judge(Exhibit):
             buttons = ToggleButtons(options=VERDICTS, value=before.get(name), style={"button_width": "6em"})
             buttons.observe(lambda _change: self._keep(), names="value")
             self.buttons[name] = buttons
-            rows.append(VBox([HTML(card(inline(claim)), layout=Layout(width="100%")), buttons]))
+            rows.append(VBox([HTML(card(inline(claim))), buttons]))
         claims_list = "".join(f"<li>{inline(claim)}</li>" for claim in self.claims.values())
         html = card(f"<strong>True, false, or does it depend?</strong><ol>{claims_list}</ol>")
         super().__init__([*rows, self.saved], title=f"Judge {len(self.claims)} claims", html=html)

@@ -50,7 +50,7 @@ class Prediction(Exhibit):
         self.lock = Button(description="Lock in", tooltip="Your prediction can't be changed afterwards")
         self.status = HTML()
         self.lock.on_click(lambda _button: self._lock_in())
-        ask = HTML(card(f"<strong>Predict.</strong> {inline(question.text)}"), layout=Layout(width="100%"))
+        ask = HTML(card(f"<strong>Predict.</strong> {inline(question.text)}"))
         super().__init__(
             [ask, HBox([self.answer, self.lock]), self.status],
             title=f"Predict: {question.text}",

@@ -51,7 +51,7 @@ class Quiz(Exhibit):
         self.radios = [
             RadioButtons(options=item.shown, value=None, layout=Layout(width="max-content")) for item in items
         ]
-        self.notes = [HTML(layout=Layout(width="100%")) for _ in items]
+        self.notes = [HTML() for _ in items]
         self.score = HTML()
         rows = []
         for number, (item, radio, note) in enumerate(zip(items, self.radios, self.notes, strict=True), 1):

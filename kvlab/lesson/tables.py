@@ -14,11 +14,13 @@ from .style import ATTENTION, ATTENTION_NORM, BACKGROUND, GRID, INK, QUIET
 
 CARD = f"background:{BACKGROUND};color:{INK};padding:8px 12px;border-radius:4px;line-height:1.45"
 
+CODE = f"background:#EFECE4;color:{INK};padding:0 3px"  # a dark page's own colours don't fit on the card
+
 
 def inline(text: str) -> str:
     """Plain text as safe HTML; `code` in backticks and **bold** are kept, newlines break."""
     safe = html.escape(text, quote=False)
-    safe = re.sub(r"`([^`]+)`", r"<code>\1</code>", safe)
+    safe = re.sub(r"`([^`]+)`", rf'<code style="{CODE}">\1</code>', safe)
     safe = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", safe)
     return safe.replace("\n", "<br>")
 

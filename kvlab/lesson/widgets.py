@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from ipywidgets import HTML, Layout, VBox, Widget
+from ipywidgets import HTML, VBox, Widget
 
 from .style import BACKGROUND, RUST, Drawing
 from .tables import card, inline
@@ -66,7 +66,7 @@ class Live(VBox):
     """
 
     def __init__(self, draw: Callable[..., Shown], controls: Sequence[Widget]) -> None:
-        self.html = HTML(layout=Layout(width="100%"))
+        self.html = HTML()
         super().__init__(children=(self.html,))
         self.drawn = 0
         self._draw, self._controls = draw, tuple(controls)
@@ -129,7 +129,7 @@ def on_click(button: Widget, work: Callable[[], Any]) -> HTML:
 
     Returns a line to put under the button: it stays empty unless `work` fails, and then says how.
     """
-    says = HTML(layout=Layout(width="100%"))
+    says = HTML()
 
     def clicked(_button: Any) -> None:
         button.disabled, says.value = True, ""
@@ -151,7 +151,7 @@ def _failed(error: Exception) -> str:
 
 def note(text: str = "") -> HTML:
     """A line of text under controls, in the lesson's look; write its `.value` with `card(inline(…))`."""
-    return HTML(card(inline(text)) if text else "", layout=Layout(width="100%"))
+    return HTML(card(inline(text)) if text else "")
 
 
 __all__ = ["BACKGROUND", "Exhibit", "Live", "live", "note", "on_click", "picture_html"]
