@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -104,7 +106,7 @@ RUNS = {"ceilings": _ceilings, "decode": _decode, "prefill": _prefill, "load": _
 
 
 def _gpu(args: argparse.Namespace, argv: list[str]) -> int:
-    from kvlab.measure.gpu import NEEDS, Run, full_plan, run_parts, status_table, tiny_plan
+    from kvlab.measure.gpu import NEEDS, DeviceLost, Run, full_plan, run_parts, status_table, tiny_plan
     from kvlab.measure.gpu_parts import PARTS
 
     chosen = [name for word in args.only for name in word.split(",") if name] or list(PARTS)
@@ -116,10 +118,25 @@ def _gpu(args: argparse.Namespace, argv: list[str]) -> int:
     plan = full_plan(args.quick) if torch.cuda.is_available() else tiny_plan()
     end = time.monotonic() + 60 * args.minutes
     run = Run(plan, Path(args.out), shown_command(argv), end)
-    failed = run_parts(run, {name: PARTS[name] for name in PARTS if name in chosen})
+    try:
+        failed = run_parts(run, {name: PARTS[name] for name in PARTS if name in chosen})
+    except DeviceLost as lost:
+        failed = 1
+        _in_new_process(args, lost.parts, end)
     print(status_table(run))
     print(f"written to {args.out}")
     return 1 if failed else 0
+
+
+def _in_new_process(args: argparse.Namespace, parts: list[str], end: float) -> None:
+    """The remaining parts, where this process has lost the GPU."""
+    minutes = (end - time.monotonic()) / 60
+    if not parts or minutes <= 0:
+        return
+    command = [sys.executable, "-m", "kvlab", "bench", "gpu", "--out", args.out, "--only", *parts]
+    command += ["--minutes", f"{minutes:.2f}", *(["--quick"] if args.quick else [])]
+    print(f"going on in a new process: {', '.join(parts)}", flush=True)
+    subprocess.run(command, check=False)
 
 
 def _measured_ceilings(args: argparse.Namespace, device: torch.device, report: Report) -> Ceilings:

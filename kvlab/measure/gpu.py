@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kvlab.measure.machine import clocks, device_name
 from kvlab.measure.report import Report
 from kvlab.measure.roofline import Ceilings, ceilings
 from kvlab.measure.table import table
@@ -118,14 +119,28 @@ class Run:
         """A model of this shape with random weights."""
         from kvlab.zoo import random
 
-        return random(shape, device=self.plan.device, dtype=self.plan.dtype)
+        lm = random(shape, device=self.plan.device, dtype=self.plan.dtype)
+        free_memory()  # making it took more than it holds
+        return lm
 
 
 Part = Callable[[Run, Report], str]  # fills the report and returns its table
 
 
+class DeviceLost(RuntimeError):
+    """The GPU answers no more in this process; another one can go on. `parts` are those not begun."""
+
+    def __init__(self, parts: list[str]):
+        super().__init__("the GPU does not answer in this process any more")
+        self.parts = parts
+
+
 def run_parts(run: Run, parts: dict[str, Part], progress: Callable[[str], None] = print) -> int:
-    """Run `parts` in order; returns how many failed."""
+    """Run `parts` in order; returns how many failed.
+
+    Raises:
+        DeviceLost: a part has left the GPU unusable for this process.
+    """
     for name, part in parts.items():
         report, file = new_report(run, name), f"gpu-{name}.json"
         start = time.monotonic()
@@ -139,8 +154,10 @@ def run_parts(run: Run, parts: dict[str, Part], progress: Callable[[str], None] 
             progress(part(run, report))
         except Exception as error:
             report.fail(name, error)
-        free_memory()
-        report.parameters["seconds"] = time.monotonic() - start
+        lost = not healthy(run.plan.device)
+        if not lost:
+            free_memory()
+        report.parameters |= {"seconds": time.monotonic() - start, "clocks_after": clocks()}
         report.save()
         if report.errors:
             state = "with errors" if report.rows else "failed"
@@ -148,16 +165,22 @@ def run_parts(run: Run, parts: dict[str, Part], progress: Callable[[str], None] 
             state = "done" if report.rows else "skipped"
         for line in (*report.notes, *report.errors):
             progress(f"[{name}] {line}")
-        run.status.append(
-            {"part": name, "state": state, "seconds": time.monotonic() - start, "file": file}
-        )
+        run.status.append({"part": name, "state": state, "seconds": time.monotonic() - start, "file": file})
+        if lost:
+            raise DeviceLost(list(parts)[list(parts).index(name) + 1 :])
     return sum(row["state"] not in ("done", "skipped") for row in run.status)
+
+
+def healthy(device: torch.device) -> bool:
+    """Whether the device still computes: after some errors CUDA refuses everything in a process."""
+    try:
+        return bool(torch.ones(1, device=device).sum().item() == 1)
+    except RuntimeError:
+        return False
 
 
 def new_report(run: Run, part: str) -> Report:
     """An empty report of one part."""
-    from kvlab.measure.machine import device_name
-
     plan = run.plan
     return Report(
         bench=f"gpu {part}",

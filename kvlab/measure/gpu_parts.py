@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from kvlab.measure.report import Report
 from kvlab.measure.table import table
 
 if TYPE_CHECKING:
+    from kvlab.generate import Generation
     from kvlab.model.decoder import Decoder
 
 PROMPTS = (
@@ -83,7 +85,7 @@ def profile(run: Run, report: Report) -> str:
         path.start(prompt(lm, point), point.steps)
         path.run(1)
         path.rewind()
-        for row in _kernels(lambda p=path, n=point.steps: p.run(n), point.steps):
+        for row in _kernels(partial(path.run, point.steps), point.steps):
             report.add(model=run.plan.mha, context=point.context, path=name, **row)
     shown = [row for row in report.rows if row["rank"] < 14]
     return table(shown, ["path", "kernel", "calls_per_step", "us_per_step"])
@@ -117,18 +119,18 @@ def _kernels(function: Callable[[], object], steps: int) -> list[dict[str, Any]]
 
 def text(run: Run, report: Report) -> str:
     """Greedy text of the real small model on the GPU, in float32 and bfloat16, against the CPU's."""
-    lm = _real(run, "cpu", torch.float32, report)
-    if lm is None:
-        return "(skipped)"
     import kvlab
 
+    if not _weights_here(run.plan.small, report):
+        return "(skipped)"
+    lm = kvlab.load(run.plan.small, device="cpu", dtype=torch.float32)
     new = 8 if run.plan.quick else 40
     prompts = PROMPTS[:2] if run.plan.quick else PROMPTS
-    expected = [kvlab.generate(lm, p, Cache(lm), new, progress=False).ids for p in prompts]
+    expected = [_greedy(lm, p, new).ids for p in prompts]
     for dtype in (torch.float32, torch.bfloat16):
-        other = _real(run, run.plan.device, dtype, report)
+        other = kvlab.load(run.plan.small, device=run.plan.device, dtype=dtype)
         for prompt_text, ids in zip(prompts, expected, strict=True):
-            found = kvlab.generate(other, prompt_text, Cache(other), new, progress=False)
+            found = _greedy(other, prompt_text, new)
             same = next((i for i, (a, b) in enumerate(zip(ids, found.ids, strict=False)) if a != b), len(ids))
             report.add(
                 dtype=str(dtype).removeprefix("torch."),
@@ -141,29 +143,36 @@ def text(run: Run, report: Report) -> str:
     return table(report.rows, ["dtype", "prompt", "tokens", "equal_tokens", "max_logit_difference"])
 
 
+def _greedy(lm: Decoder, prompt_text: str, new: int) -> Generation:
+    from kvlab.generate import generate
+
+    found = generate(lm, prompt_text, Cache(lm), new, progress=False)
+    assert not isinstance(found, list)
+    return found
+
+
 def _logit_gap(lm: Decoder, other: Decoder, prompt_text: str) -> float:
     ids = torch.tensor([lm.tokenizer.encode(prompt_text)])
     with torch.no_grad():
         return float((lm(ids) - other(ids.to(other.device)).float().cpu()).abs().max())
 
 
-def _real(run: Run, device: Any, dtype: torch.dtype, report: Report) -> Decoder | None:
-    """The small model with its real weights, if they are on this machine: nothing is downloaded."""
-    import kvlab
+def _weights_here(name: str, report: Report) -> bool:
+    """Whether the weights of `name` are on this machine: nothing is downloaded here."""
     from kvlab.zoo.catalogue import CATALOGUE
     from kvlab.zoo.paths import model_folder
     from kvlab.zoo.store import WEIGHTS
 
-    name = run.plan.small
-    if name in CATALOGUE:
-        folder = model_folder(name)
-        if not any((folder / file).exists() for file in (WEIGHTS, CATALOGUE[name].file)):
-            report.notes.append(
-                f"skipped: the weights of {name} are not on this machine; fetch them (kvlab fetch {name}), "
-                "or point KVLAB_HOME to a folder that has them."
-            )
-            return None
-    return kvlab.load(name, device=device, dtype=dtype)
+    if name not in CATALOGUE:
+        return True
+    folder = model_folder(name)
+    if any((folder / file).exists() for file in (WEIGHTS, CATALOGUE[name].file)):
+        return True
+    report.notes.append(
+        f"skipped: the weights of {name} are not on this machine; fetch them (kvlab fetch {name}), "
+        "or point KVLAB_HOME to a folder that has them."
+    )
+    return False
 
 
 PARTS: dict[str, Part] = {

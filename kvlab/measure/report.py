@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,9 @@ class Report:
 
     def fail(self, what: str, error: BaseException) -> None:
         """Note a failure and go on."""
-        first = str(error).strip().partition("\n")[0][:300]
-        self.errors.append(f"{what}: {type(error).__name__}: {without_paths(first)}")
+        self.errors.append(f"{what}: {' <- '.join(_said(e) for e in chain(error))}")
+        if os.environ.get("KVLAB_DEBUG"):
+            traceback.print_exception(error)
         self.save()
 
     def data(self) -> dict[str, Any]:
@@ -96,6 +98,21 @@ def read_report(path: Path | str) -> Report:
     if data["schema"] != SCHEMA:
         raise ValueError(f"{path.name} has schema {data['schema']}; this version of kvlab reads {SCHEMA}.")
     return Report(**{name: data[name] for name in data if name in Report.__dataclass_fields__}, path=path)
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """An error and those behind it, the last first."""
+    found: list[BaseException] = []
+    now: BaseException | None = error
+    while now is not None and len(found) < 5:
+        found.append(now)
+        now = now.__cause__ or now.__context__
+    return found
+
+
+def _said(error: BaseException) -> str:
+    first = str(error).strip().partition("\n")[0][:300]
+    return f"{type(error).__name__}: {without_paths(first)}"
 
 
 def shown_command(argv: list[str]) -> str:

@@ -18,6 +18,7 @@ from kvlab.compiled import has_compiler
 from kvlab.measure.clock import measure
 
 MB = 1_000_000
+ROW = 4000  # numbers in a row; divides all sizes
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,6 @@ def ceilings(
     device = torch.device(device)
     rows = list(_measurements(device, dtype, quick))
 
-
     def best(what: str) -> float:
         return max(row["rate"] for row in rows if row["what"] == what)
 
@@ -54,7 +54,7 @@ def ceilings(
 def _measurements(device: torch.device, dtype: torch.dtype, quick: bool) -> Iterator[dict[str, Any]]:
     repeats = 3 if quick else 10
     for size in sizes(device, quick):
-        source = torch.ones(size // 4, device=device)  # float32
+        source = torch.rand(size // 4, device=device)  # float32; zeros would take less power
         target = torch.empty_like(source)
         timing = measure(partial(target.copy_, source), device, repeats)
         yield _row("copy", "y.copy_(x)", size, 2 * size / timing.median, timing)
@@ -88,12 +88,12 @@ def readers(x: Tensor, quick: bool) -> dict[str, Callable[[], object]]:
     """Ways to read all of `x` and write next to nothing; which one is fastest differs by machine."""
     ways: dict[str, Callable[[], object]] = {"x.sum()": x.sum}
     if not quick:
-        ways["x.view(-1, 4096).sum(1)"] = lambda: x.view(-1, 4096).sum(1)
+        ways["x, row by row"] = lambda: x.view(-1, ROW).sum(1)
         ways["x.amax()"] = x.amax
         if x.device.type == "cpu" and has_compiler():
-            row = torch.ones(4096)
+            row = torch.ones(ROW)
             summed = torch.compile(_multiply_and_sum, dynamic=False)
-            ways["(matrix * row).sum(-1), compiled"] = lambda: summed(x.view(-1, 4096), row)
+            ways["(matrix * row).sum(-1), compiled"] = lambda: summed(x.view(-1, ROW), row)
     return ways
 
 
