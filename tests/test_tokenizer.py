@@ -37,6 +37,7 @@ def _oracle(name: str):
     from transformers import AutoTokenizer
 
     path = zoo.gguf_file(name)
+    assert not (path.parent / "tokenizer.json").exists()  # else transformers would read ours
     return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 

@@ -57,8 +57,8 @@ def test_fetch_joins_verifies_converts_and_keeps_the_terms(entry, home, capsys):
     folder = zoo.fetch(entry.name, progress=False)
     assert folder == home / "models" / entry.name
     assert leftovers(home) == ["TERMS.txt", "fake.gguf", "model.safetensors", "tokenizer.json"]
-    assert hashlib.sha256((folder / "fake.gguf").read_bytes()).hexdigest() == entry.sha256
-    assert (folder / "TERMS.txt").read_text() == "be nice"
+    assert hashlib.sha256((folder / "gguf" / "fake.gguf").read_bytes()).hexdigest() == entry.sha256
+    assert (folder / "gguf" / "TERMS.txt").read_text() == "be nice"
     weights, expected = load_file(folder / "model.safetensors"), zoo_fakes.llama_weights()
     assert weights.keys() == expected.keys()
     for name, weight in weights.items():
@@ -226,7 +226,7 @@ def test_interrupted_conversion_leaves_only_the_verified_file(entry, home, monke
     zoo.fetch(entry.name, progress=False)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "fake.gguf"])
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "gguf/fake.gguf"])
 def test_a_damaged_or_missing_cached_file_is_made_anew(entry, home, file):
     folder = zoo.fetch(entry.name, progress=False)
     whole = (folder / file).read_bytes()
@@ -234,7 +234,7 @@ def test_a_damaged_or_missing_cached_file_is_made_anew(entry, home, file):
         (folder / file).unlink()
     else:
         (folder / file).write_bytes(whole[: len(whole) // 2])
-    if file == "fake.gguf":
+    if file == "gguf/fake.gguf":
         (folder / "model.safetensors").unlink()  # else nobody looks at it
     zoo.fetch(entry.name, progress=False)
     if file == "model.safetensors":  # its header lists the metadata in no fixed order
@@ -341,7 +341,8 @@ def test_two_processes_at_once(entry, home, tmp_path):
 
 
 def test_what_a_killed_process_left_a_day_ago_is_removed(entry, home):
-    old, young = home / "models" / entry.name / ".fetch-old", home / "models" / entry.name / ".fetch-young"
+    gguf = home / "models" / entry.name / "gguf"
+    old, young = gguf / ".fetch-old", gguf / ".fetch-young"
     for folder in (old, young):
         folder.mkdir(parents=True)
     os.utime(old, (0, 0))

@@ -15,6 +15,7 @@ from kvlab.measure.clock import Timing
 from kvlab.measure.report import Report
 from kvlab.measure.table import table
 from kvlab.zoo.catalogue import CATALOGUE
+from kvlab.zoo.paths import home
 from kvlab.zoo.store import gguf_file
 
 # What a fresh process does; `import kvlab` (torch with it) is timed apart.
@@ -36,15 +37,15 @@ def loading(name: str, device: str, dtype: str, repeats: int, report: Report, fi
     """
     if first and name in CATALOGUE:
         with tempfile.TemporaryDirectory(prefix="kvlab-bench-") as folder:
-            _place(gguf_file(name), name, Path(folder))
+            _place(gguf_file(name), Path(folder))
             _row(report, name, "first: verify, convert, load", [_fresh(name, device, dtype, folder)])
     _fresh(name, device, dtype)  # the files are in memory from now on, as on any second day of work
     _row(report, name, "later", [_fresh(name, device, dtype) for _ in range(repeats)])
 
 
-def _place(source: Path, name: str, home: Path) -> None:
+def _place(source: Path, target_home: Path) -> None:
     """The downloaded file, under another KVLAB_HOME, without a copy where that is possible."""
-    target = home / "models" / name / source.name
+    target = target_home / source.relative_to(home())
     target.parent.mkdir(parents=True)
     try:
         os.link(source, target)

@@ -25,8 +25,8 @@ def fetch(name: str, progress: bool = True) -> Path:
     """Have a catalogued model ready on this machine; nothing is done if it already is.
 
     Returns:
-        The folder with its float32 weights, its tokenizer, the GGUF file they were made from, and
-        the licence.
+        The folder with its float32 weights and its tokenizer, and in `gguf/` the file they were made
+        from and its licence.
 
     Raises:
         ModelError: unknown name, no network, a damaged or different file, a full or read-only disk.
@@ -47,7 +47,8 @@ def gguf_file(name: str, progress: bool = True) -> Path:
         ModelError: as for `fetch`.
     """
     entry = catalogued(name)
-    path = model_folder(name) / entry.file
+    # A folder of its own: other libraries, pointed at it, then see this file and nothing of ours.
+    path = model_folder(name) / "gguf" / entry.file
     with disk_errors(path.parent):
         if path.exists() and sha256_of(path) == entry.sha256:
             return path
