@@ -12,8 +12,8 @@ class Int8(Codec):
     """Symmetric 8-bit quantization per token: `x ~ scale * code`, code in -127 … 127.
 
     The largest |x| of a token's head vector sets its scale (float16, 2 bytes), so the error of each
-    number is at most half a step, `max|x| / 254`, plus the rounding of the scale itself (relative
-    2 ** -11). A vector of zeros comes back as zeros.
+    number is at most half a step, `max|x| / 254`, plus 127 times the rounding of the scale itself:
+    relative 2 ** -11, absolute 2 ** -25 where max|x| is below 0.008. Zeros come back as zeros.
 
     Raises:
         ValueError: on NaN or infinite input, or |x| above 8 million, whose scale float16 cannot hold.
