@@ -30,9 +30,9 @@ def ask_speed():
 
 def test_unlocked_is_one_fixed_line_whatever_was_measured() -> None:
     ask_speed()
-    first, second = (reveal("03.speed", measured)._repr_mimebundle_()[0] for measured in (27.3, 99))
+    first, second = (reveal("03.speed", measured)._repr_mimebundle_() for measured in (27.3, 99))
     assert first == second and first["text/plain"] == UNLOCKED and "\n" not in UNLOCKED
-    assert "image/png" not in first
+    assert "<img" not in first["text/html"]
 
 
 def test_a_number_is_locked_drawn_and_compared() -> None:
@@ -45,7 +45,8 @@ def test_a_number_is_locked_drawn_and_compared() -> None:
     assert shown.picture is not None
     marks = [line.get_xdata()[0] for line in shown.picture.axes[0].lines[1:]]
     assert marks == [100, 25]
-    assert "image/png" in shown._repr_mimebundle_()[0]
+    html = shown._repr_mimebundle_()["text/html"]
+    assert shown.text in html and '<img src="data:image/png;base64,' in html
 
 
 def test_too_low_near_and_linear() -> None:

@@ -65,7 +65,7 @@ def attention_maps(
     columns = min(columns, len(data))
     rows = -(-len(data) // columns)
     side = 1.1 + 0.19 * max(len(keys), 6)
-    title = alt or f"attention of {', '.join(titles)}; strongest weight {max(np.nanmax(m) for m in data):.2f}"
+    title = alt or f"attention of {', '.join(titles)}, {len(tokens)} queries over {len(keys)} keys"
     figure, axes = drawing(side * columns + 0.9, side * rows + 0.2, alt=title, rows=rows, columns=columns)
     for ax, m, name in zip(axes, data, titles, strict=False):
         image = _map(ax, m, tokens, keys, name)
@@ -188,8 +188,8 @@ def bars(
     accent colour.
     """
     sizes = as_array(values)
-    text = alt or ", ".join(f"{n}: {number(v)}" for n, v in zip(names, sizes, strict=True))
-    figure, (ax,) = drawing(6.4, 0.8 + 0.34 * len(names), alt=text)
+    words = alt or f"{label}: bars for {', '.join(names)}"
+    figure, (ax,) = drawing(6.4, 0.8 + 0.34 * len(names), alt=words)
     at = np.arange(len(names))
     colours = [RUST if name in highlight else COLOURS[0] for name in names]
     ax.barh(at, sizes, 0.62, color=colours, xerr=None if spread is None else as_array(spread), ecolor=INK)

@@ -13,7 +13,7 @@ from matplotlib.ticker import StrMethodFormatter
 from . import memory
 from .style import BLUE, GREEN, INK, QUIET, RUST, Drawing, drawing, number, styled
 from .tables import card, inline
-from .widgets import Exhibit
+from .widgets import Exhibit, picture_html
 
 UNLOCKED = "Nothing locked in here yet: lock in your prediction above, then run this cell again."
 
@@ -128,11 +128,9 @@ class Revealed:
     colour: str = QUIET
     picture: Drawing | None = None
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        if self.picture is None:
-            return {"text/plain": self.text, "text/html": card(inline(self.text), self.colour)}, {}
-        data, metadata = self.picture._repr_mimebundle_()
-        return {**data, "text/plain": self.text}, metadata
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        body = inline(self.text) + (f"<br>{picture_html(self.picture)}" if self.picture else "")
+        return {"text/plain": self.text, "text/html": card(body, self.colour)}
 
 
 def reveal(id: str, measured: float | str) -> Revealed:
