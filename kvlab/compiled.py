@@ -15,12 +15,13 @@ import shutil
 import sys
 import types
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from kvlab.cache import Cache, CacheError
+from kvlab.model.linear import sum_is_faster
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -61,7 +62,7 @@ def _compiled(part: str, shape: Hashable, cuda: bool) -> Callable[..., Tensor]:
     code. So each shape has its own copy of the code, and caches of one shape share what was compiled.
     """
     # The products of one row are fast on CUDA as tuned reductions; inductor makes them such when it tunes.
-    options = {"coordinate_descent_tuning": True} if cuda else {}
+    options: dict[str, Any] = {"coordinate_descent_tuning": True} if cuda else {}
     code = _call.__code__.replace(co_name=f"_call_{next(_numbers)}")
     return torch.compile(types.FunctionType(code, globals()), dynamic=False, fullgraph=True, options=options)
 
@@ -110,6 +111,7 @@ class CompiledStep:
             if ids.device.type == "cuda":
                 logits = self._replay(ids)
             else:
+                sum_is_faster()  # measured here, because it cannot be while the step is traced
                 logits = self._call("step")(_step, self.lm, self.cache, ids)
         self.cache.count(1)
         return logits

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kvlab.cache import Cache, CacheError
 from kvlab.model.attention import Rotated, attend, attend_selected, implied, may_see, received
 from kvlab.model.config import Config
+from kvlab.model.linear import Linear, fuse, project
 from kvlab.model.rotary import angles, inverse_frequencies, rotate
 from kvlab.stores.base import Layer, Step, View
 
@@ -41,37 +42,6 @@ def call(module: Call, *args: object) -> Tensor:
 def repeat_heads(x: Tensor, heads: int) -> Tensor:
     """`x [batch, 1 or kv_heads, …]` for every query head."""
     return x if x.shape[1] == 1 else x.repeat_interleave(heads // x.shape[1], dim=1)
-
-
-class Linear(nn.Module):
-    """x @ weight.T, weight `[out, in]`."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return project(x, self.weight)
-
-
-def project(x: Tensor, weight: Tensor) -> Tensor:
-    """x `[..., in]` times weight `[out, in]`, transposed: `[..., out]`."""
-    if torch.compiler.is_compiling() and weight.device.type == "cpu" and x.numel() == x.shape[-1]:
-        # A single row uses each weight once, so memory sets the pace; compiled, this sum of products streams
-        # the matrix faster than the CPU library's matrix product does.
-        return (weight * x.reshape(1, -1)).sum(dim=-1).view(*x.shape[:-1], -1)
-    return F.linear(x, weight)
-
-
-def fuse(*parts: Linear) -> Tensor:
-    """One matrix `[sum of outs, in]` of several that read the same input: one product instead of many.
-
-    The parts become views of it, so that each still goes by its own name.
-    """
-    whole = torch.cat([part.weight for part in parts])
-    for part, weight in zip(parts, whole.split([len(part.weight) for part in parts]), strict=True):
-        part.weight = nn.Parameter(weight, requires_grad=False)
-    return whole
 
 
 class RMSNorm(nn.Module):
