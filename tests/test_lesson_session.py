@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 import kvlab
 from kvlab import lesson
 from kvlab.lesson import listing, session
+from kvlab.measure.report import Report
 
 
 @pytest.fixture
@@ -68,32 +68,40 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def record(path: Path, **changes: object) -> None:
+    report = Report(
+        "decode", "A CPU", {}, "python -m kvlab bench decode", rows=[{"side": "naive", "ms": 2.5}]
+    )
+    report.date, report.versions = "2025-01-02T03:04:05", {"torch": "2.9", "python": "3.12"}
+    report.commit = "abcdef0123456"
+    for name, value in changes.items():
+        setattr(report, name, value)
+    report.save(path)
+
+
 def test_a_recorded_run_says_where_it_comes_from(results: Path) -> None:
-    run = {"cpu": "A CPU, 2 cores", "date": "2025-01-02T03:04:05", "versions": {"torch": "2.9"}}
-    (results / "decode.json").write_text(json.dumps({**run, "commit": "abcdef0123456", "ms": [1, 2]}))
+    record(results / "decode.json")
     found = lesson.recorded("decode")
-    assert found["ms"] == [1, 2] and found
-    assert found.caption == "Recorded on A CPU, 2 cores, 2025-01-02, torch 2.9, commit abcdef0123."
-    with pytest.raises(KeyError, match="has no 'bytes'"):
-        found["bytes"]
+    assert found and found.rows == found.select(side="naive") == [{"side": "naive", "ms": 2.5}]
+    assert found.caption == "Recorded on A CPU, 2025-01-02, torch 2.9, commit abcdef0123."
+    record(results / "changed.json", commit="abcdef0123456+dirty")
+    assert lesson.recorded("changed").caption.endswith("commit abcdef0123+dirty.")
+    with pytest.raises(ValueError, match=r"no row with .*fast.*there are .*naive"):
+        found.select(side="fast")
 
 
 def test_what_was_never_measured_is_said(results: Path) -> None:
-    (results / "load.json").write_text("{}")
+    record(results / "load.json")
     with pytest.raises(FileNotFoundError, match="there are: load"):
         lesson.recorded("decode")
     missing = lesson.recorded("decode_h100", gpu=True)
     assert not missing and repr(missing) == missing.caption == "decode_h100: not yet measured on a GPU."
-    assert "unknown" in lesson.recorded("load").caption
 
 
 def test_damaged_records_and_a_missing_folder(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (results / "bad.json").write_text("{")
-    (results / "list.json").write_text("[]")
     with pytest.raises(ValueError, match="bad.json is not valid JSON"):
         lesson.recorded("bad")
-    with pytest.raises(ValueError, match="one JSON object"):
-        lesson.recorded("list")
     monkeypatch.setenv("KVLAB_RESULTS", str(results / "nowhere"))
     with pytest.raises(FileNotFoundError, match="KVLAB_RESULTS"):
         lesson.recorded("bad")

@@ -75,7 +75,8 @@ change. `tests/test_lesson_exercises.py` finds the file and tries solution, alte
 `live` takes a function that returns a `Drawing` or HTML (`heat_table`, `plain_table`, `card(inline(text))`).
 Callbacks never print. Slow work: `lesson.on_click(button, work)`.
 
-**Recorded runs**: `run = lesson.recorded("decode_cpu")`, `run["key"]`, `run.caption`; for a GPU record
+**Recorded runs** (`kvlab bench … --out`): `run = lesson.recorded("decode_cpu")`, `run.rows`,
+`run.select(batch=1)` (the rows with that), `run.caption`; for a GPU record
 `lesson.recorded("decode_h100", gpu=True)` is false where it is not there, and shows "not yet measured".
 
 **Package lines**: `lesson.source(kvlab.stores.dynamic.Dynamic, docstring=False)`.

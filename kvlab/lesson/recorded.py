@@ -1,40 +1,45 @@
-"""Recorded runs from `results/`: what was measured, on which device, when, with which versions."""
+"""Recorded runs from `results/` (`kvlab bench` writes them), with where they come from."""
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from kvlab.measure.report import Report, read_report
 
 from .tables import card, inline
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One recorded run. `run["key"]` reads the JSON, `.caption` says where the figures come from."""
+    """One recorded run: `.rows` are the measured points, `.caption` says where they come from."""
 
     name: str
-    data: dict[str, Any]
+    report: Report
 
-    def __getitem__(self, key: str) -> Any:
-        if key not in self.data:
-            raise KeyError(f"results/{self.name}.json has no {key!r}; it has {sorted(self.data)}")
-        return self.data[key]
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The measured points; timed ones keep all samples under "seconds"."""
+        return self.report.rows
+
+    def select(self, **equal: Any) -> list[dict[str, Any]]:
+        """The rows with these values. ValueError if there are none, with the values that there are."""
+        found = [row for row in self.rows if all(row.get(key) == want for key, want in equal.items())]
+        if not found:
+            there = {key: sorted({str(row.get(key)) for row in self.rows}) for key in equal}
+            raise ValueError(f"results/{self.name}.json has no row with {equal}; there are {there}")
+        return found
 
     @property
     def caption(self) -> str:
-        """Device, date, versions and commit in one line; "unknown" for what the file does not say."""
-        device = _first(self.data, "gpu", "cpu", "device_name", "device")
-        date = str(_first(self.data, "date", "time", "started"))[:10]
-        versions = self.data.get("versions") or {}
+        """Device, date, versions and commit in one line."""
+        versions = self.report.versions
         stack = ", ".join(f"{n} {versions[n]}" for n in ("torch", "transformers") if n in versions)
-        commit = str(_first(self.data, "commit"))[:10]
-        return f"Recorded on {device}, {date}, {stack or 'versions unknown'}, commit {commit}."
-
-    def __bool__(self) -> bool:
-        return True
+        commit, _, changed = self.report.commit.partition("+")
+        mark = f"{commit[:10]}{'+' if changed else ''}{changed}"
+        return f"Recorded on {self.report.device}, {self.report.date[:10]}, {stack}, commit {mark}."
 
     def __repr__(self) -> str:
         return self.caption
@@ -62,11 +67,6 @@ class NotMeasured:
         return self.text
 
 
-def _first(data: dict[str, Any], *keys: str) -> Any:
-    found: Any = next((data[k] for k in keys if data.get(k)), "unknown")
-    return found.get("name", "unknown") if isinstance(found, dict) else found
-
-
 def results_folder() -> Path:
     """`KVLAB_RESULTS` where set, else `results/` of the repository. FileNotFoundError says how to get it."""
     named = os.environ.get("KVLAB_RESULTS")
@@ -86,7 +86,8 @@ def recorded(name: str, gpu: bool = False) -> Recorded | NotMeasured:
     """The run `results/<name>.json`.
 
     With `gpu=True` a run that does not exist gives `NotMeasured` ("not yet measured on a GPU"), so that a
-    lesson can show the rest; otherwise FileNotFoundError lists the runs there are. ValueError: no valid JSON.
+    lesson can show the rest; otherwise FileNotFoundError lists the runs there are. ValueError: the file
+    is no recorded run.
     """
     path = results_folder() / f"{name}.json"
     if not path.is_file():
@@ -94,10 +95,4 @@ def recorded(name: str, gpu: bool = False) -> Recorded | NotMeasured:
             return NotMeasured(name, f"{name}: not yet measured on a GPU.")
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise FileNotFoundError(f"there is no recorded run {name!r} in results/; there are: {there}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"results/{path.name} is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"results/{path.name} must hold one JSON object")
-    return Recorded(name, data)
+    return Recorded(name, read_report(path))
