@@ -341,10 +341,11 @@ def test_two_processes_at_once(entry, home, tmp_path):
 
 
 def test_what_a_killed_process_left_a_day_ago_is_removed(entry, home):
-    gguf = home / "models" / entry.name / "gguf"
-    old, young = gguf / ".fetch-old", gguf / ".fetch-young"
-    for folder in (old, young):
+    main = home / "models" / entry.name
+    old, young = [main / ".fetch-1", main / "gguf" / ".fetch-1"], [main / "gguf" / ".fetch-2"]
+    for folder in old + young:
         folder.mkdir(parents=True)
-    os.utime(old, (0, 0))
+    for folder in old:
+        os.utime(folder, (0, 0))
     zoo.fetch(entry.name, progress=False)
-    assert not old.exists() and young.exists()
+    assert [folder.exists() for folder in old + young] == [False, False, True]

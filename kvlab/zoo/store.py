@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kvlab.zoo.catalogue import CATALOGUE, Entry
 from kvlab.zoo.convert import read_weights
-from kvlab.zoo.download import disk_errors, download, require_space, sha256_of
+from kvlab.zoo.download import disk_errors, download, remove_stale, require_space, sha256_of
 from kvlab.zoo.errors import ModelError, need
 from kvlab.zoo.gguf_header import read_header
 from kvlab.zoo.gguf_tokenizer import build_tokenizer
@@ -97,6 +97,7 @@ def _convert(entry: Entry, source: Path, folder: Path, progress: bool) -> None:
     save_file = need("safetensors.torch").save_file
     header = read_header(source)
     with disk_errors(folder):
+        remove_stale(folder)
         require_space(folder, 4 * count_weights(entry.config))
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
             tokenizer, weights = Path(temporary) / TOKENIZER, Path(temporary) / WEIGHTS
