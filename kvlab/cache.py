@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from kvlab.codecs.base import Codec, Stream
 from kvlab.eviction.base import Eviction
 from kvlab.selection.base import Selection
-from kvlab.stores import FREE, STORES, Knobs, Step, Store
+from kvlab.stores import FREE, Knobs, Step, Store, named_store
 from kvlab.stores.buffer import distinct_storage_bytes
 from kvlab.stores.dynamic import DynamicLayer
 
@@ -55,11 +56,11 @@ class Cache:
             raise CacheError(f"leave capacity out: {type(store).__name__}(…) brings its own, or has none.")
         self.config = lm.config
         self.device, self.dtype = lm.device, lm.dtype
-        self.kind = store if isinstance(store, Store) else _store_named(store, capacity, batch)
+        self.kind = store if isinstance(store, Store) else _checked(named_store, store, capacity, batch)
         self.codec, self.eviction, self.selection = codec, eviction, selection
         knobs = [self._knobs(i) for i in range(self.config.num_hidden_layers)]
         for of_layer in knobs:
-            _refuse(self.kind, of_layer)
+            _checked(self.kind.refuse, of_layer)
         self.layers = [
             self.kind.layer(i, self.config, of_layer, self.device, self.dtype)
             for i, of_layer in enumerate(knobs)
@@ -308,18 +309,14 @@ class Cache:
             raise CacheError(f"forget takes positions [n] or [{batch}, n], not {list(gone.shape)}.")
         gone = gone.expand(batch, -1)
         ledgers = [self.ledger if layer.ledger is None else layer.ledger for layer in layers]
-        held = torch.stack([_find(ledger, gone).flatten(1, 2).any(dim=1) for ledger in ledgers]).any(dim=0)
-        held &= gone >= 0  # [batch, n]
-        if not bool(held.all()):
-            row, i = (~held).nonzero()[0].tolist()
+        held = torch.stack([layer.holds(gone, ledger) for layer, ledger in zip(layers, ledgers, strict=True)])
+        missing = ~held.any(dim=0) | (gone < 0)  # [batch, n]
+        if bool(missing.any()):
+            row, i = missing.nonzero()[0].tolist()
             raise CacheError(f"forget: row {row} holds no position {int(gone[row, i])}; nothing was changed.")
-        if not gone.numel():
-            return
-        for layer, ledger in zip(layers, ledgers, strict=True):
-            stays = (ledger >= 0) & ~_find(ledger, gone).any(-1)
-            n = int(stays.sum(-1).max())
-            rows = torch.argsort(stays.to(torch.int8), dim=-1, descending=True, stable=True)[..., :n]
-            layer.keep(rows.masked_fill(~stays.gather(-1, rows), FREE), ledger)
+        if gone.numel():
+            for layer, ledger in zip(layers, ledgers, strict=True):
+                layer.forget(gone, ledger)
 
     def reorder(self, rows: Tensor | list[int]) -> None:
         """Row i continues what row `rows[i]` was: beam search, or one prompt for several rows.
@@ -370,31 +367,9 @@ class Cache:
         return f"<Cache {what} for {self.config.name}: {self.used}{size} slots, {self.nbytes:,} B>"
 
 
-def _find(ledger: Tensor, positions: Tensor) -> Tensor:
-    """Which slots of `ledger [batch, heads, slots]` hold which `positions [batch, n]`: a bool, `n` last."""
-    return ledger.unsqueeze(-1) == positions[:, None, None, :]
-
-
-def _store_named(name: str, capacity: int | None, batch: int) -> Store:
-    if name not in STORES:
-        raise CacheError(f"there is no store {name!r}; choose one of {', '.join(map(repr, STORES))}.")
+def _checked(call: Callable[..., Any], *args: object) -> Any:
+    """What `call` returns; what it refuses is a CacheError."""
     try:
-        kind = STORES[name]
-        if name == "static":
-            if capacity is None:
-                raise CacheError(
-                    'store="static" is allocated at once: say how many tokens it is for, capacity=….'
-                )
-            return kind(capacity=capacity, batch=batch)
-    except ValueError as error:
-        raise CacheError(str(error)) from None
-    if capacity is not None:
-        raise CacheError(f'store="{name}" has no fixed capacity; leave capacity out, or use store="static".')
-    return kind()
-
-
-def _refuse(kind: Store, knobs: Knobs) -> None:
-    try:
-        kind.refuse(knobs)
+        return call(*args)
     except ValueError as error:
         raise CacheError(str(error)) from None

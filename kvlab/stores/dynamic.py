@@ -99,6 +99,17 @@ class DynamicLayer(Layer):
         self.ledger = kept.masked_fill(rows < 0, FREE).to(torch.int32)
         self.columns = {name: gather_slots(column, some) for name, column in self.columns.items()}
 
+    def holds(self, positions: Tensor, ledger: Tensor) -> Tensor:
+        """Which of `positions [batch, n]` some head holds, `[batch, n]`; `ledger`: the one of this layer."""
+        return _find(ledger, positions).flatten(1, 2).any(dim=1)
+
+    def forget(self, positions: Tensor, ledger: Tensor) -> None:
+        """Free the entries at `positions [batch, n]`, in all heads."""
+        stays = (ledger >= 0) & ~_find(ledger, positions).any(-1)
+        n = int(stays.sum(-1).max())
+        rows = torch.argsort(stays.to(torch.int8), dim=-1, descending=True, stable=True)[..., :n]
+        self.keep(rows.masked_fill(~stays.gather(-1, rows), FREE), ledger)
+
     def crop(self, slots: int, tokens: Tensor) -> None:
         if self.ledger is not None:
             held = (self.ledger >= 0) & (self.ledger < tokens[:, None, None])
@@ -144,3 +155,8 @@ class DynamicLayer(Layer):
     def tensors(self) -> list[Tensor]:
         own = [t for t in (self.ledger, *self.columns.values()) if t is not None]
         return [*self.keys.tensors(), *self.values.tensors(), *own]
+
+
+def _find(ledger: Tensor, positions: Tensor) -> Tensor:
+    """Which slots of `ledger [batch, heads, slots]` hold which `positions [batch, n]`: a bool, `n` last."""
+    return ledger.unsqueeze(-1) == positions[:, None, None, :]
