@@ -18,10 +18,10 @@ from kvlab.measure.flops import (
     naive_flops,
     visible_pairs,
 )
-from kvlab.measure.machine import commit, device_name, machine, versions
+from kvlab.measure.machine import commit, describe, device_name, versions
 from kvlab.measure.report import Report, read_report
 from kvlab.measure.roofline import Ceilings, ceilings
-from kvlab.measure.table import table
+from kvlab.measure.tables import table
 
 __all__ = [
     "Ceilings",
@@ -36,10 +36,10 @@ __all__ = [
     "commit",
     "decode_bytes",
     "decode_flops",
+    "describe",
     "device_name",
     "forward_flops",
     "generation_flops",
-    "machine",
     "measure",
     "naive_flops",
     "once",

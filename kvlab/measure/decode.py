@@ -16,7 +16,7 @@ from kvlab.measure.paths import PATHS, Path, make_path
 from kvlab.measure.peers import transformers_twin
 from kvlab.measure.report import Report
 from kvlab.measure.roofline import Ceilings
-from kvlab.measure.table import table
+from kvlab.measure.tables import table
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder

@@ -18,7 +18,7 @@ import torch
 from kvlab.measure.machine import clocks, device_name
 from kvlab.measure.report import Report
 from kvlab.measure.roofline import Ceilings, ceilings
-from kvlab.measure.table import table
+from kvlab.measure.tables import table
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder

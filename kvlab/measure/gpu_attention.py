@@ -11,7 +11,7 @@ from torch import Tensor
 from kvlab.measure.clock import measure
 from kvlab.measure.gpu import Plan, Run
 from kvlab.measure.report import Report
-from kvlab.measure.table import table
+from kvlab.measure.tables import table
 from kvlab.model.attention import attend
 
 Way = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]

@@ -15,7 +15,7 @@ from kvlab.measure.bytes import cache_bytes, decode_bytes, weight_bytes
 from kvlab.measure.clock import Timing, once, synchronize
 from kvlab.measure.gpu import Run, free_memory, memory_now
 from kvlab.measure.report import Report
-from kvlab.measure.table import gigabytes, table
+from kvlab.measure.tables import gigabytes, table
 from kvlab.stores import Dynamic, Static, Store
 from kvlab.stores.buffer import Growing
 from kvlab.stores.dynamic import DynamicLayer

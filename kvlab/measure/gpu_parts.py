@@ -14,7 +14,7 @@ from kvlab.measure.decode import Point, decode, decode_table, prompt
 from kvlab.measure.gpu import Part, Points, Run
 from kvlab.measure.paths import make_path
 from kvlab.measure.report import Report
-from kvlab.measure.table import table
+from kvlab.measure.tables import table
 
 if TYPE_CHECKING:
     from kvlab.generate import Generation

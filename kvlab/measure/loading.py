@@ -13,7 +13,7 @@ from typing import Any
 
 from kvlab.measure.clock import Timing
 from kvlab.measure.report import Report
-from kvlab.measure.table import table
+from kvlab.measure.tables import table
 from kvlab.zoo.catalogue import CATALOGUE
 from kvlab.zoo.paths import home
 from kvlab.zoo.store import gguf_file

@@ -23,7 +23,7 @@ _SMI = {
 }
 
 
-def machine() -> dict[str, Any]:
+def describe() -> dict[str, Any]:
     """CPU, memory, threads and GPU of this machine."""
     found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",

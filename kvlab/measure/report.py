@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from kvlab.measure.machine import commit, machine, now, versions
+from kvlab.measure.machine import commit, describe, now, versions
 
 SCHEMA = 1
 REQUIRED = (
@@ -38,7 +38,7 @@ class Report:
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    machine: dict[str, Any] = field(default_factory=machine)
+    machine: dict[str, Any] = field(default_factory=describe)
     date: str = field(default_factory=now)
     versions: dict[str, str] = field(default_factory=versions)
     commit: str = field(default_factory=commit)
