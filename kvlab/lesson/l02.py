@@ -196,5 +196,11 @@ def frozen_pairs(run: Recorded, star: float) -> Drawing:
     ends = run["parameters"]["edges"][1:]
     rows = [row for row in run["rows"] if row["pairs"]]
     lines = [Line(f"pairs {a}–{b - 1}", row["added"]) for row in rows for a, b in [row["pairs"]]]
-    labels = {"x_label": "position in the text (tokens, up to)", "y_label": "loss added (nats a token)"}
-    return curves(ends, lines, **labels, log_x=True, point=(ends[0], star, "measured now"))
+    return curves(
+        ends,
+        lines,
+        x_label="position in the text (tokens, up to)",
+        y_label="loss added (nats a token)",
+        log_x=True,
+        point=(ends[0], star, "measured now"),
+    )

@@ -10,7 +10,7 @@ QUIZ = [
             "all 51 positions are counted from 900": "Yes: every distance stays what it was, so every score "
             "does.",
             "the new token alone gets position 0": "No: all kept keys now seem to lie ahead of it. In this "
-            "lesson a logit moved by 18.",
+            "lesson the text turned into nonsense.",
             "the new token alone gets position 51, not 50": "No: every distance to the kept keys is too "
             "large by one. In this lesson a logit moved by about 2, though the text stayed the same.",
         },
