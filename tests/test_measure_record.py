@@ -103,7 +103,7 @@ def test_a_failure_names_what_is_behind_it() -> None:
     run = report()
     try:
         try:
-            raise ValueError("the real reason, in /home/someone/file.py")
+            raise ValueError("the real reason, in /srv/someone/file.py")
         except ValueError as cause:
             raise RuntimeError("capture failed") from cause
     except RuntimeError as error:
