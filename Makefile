@@ -53,7 +53,7 @@ lint: install-test  ## ruff and mypy
 	$(IN)mypy
 
 unit: install-test  ## the tests of the package, in parallel
-	$(ONE_THREAD) $(IN)pytest -n $(JOBS) --dist loadfile -m "not alone" tests
+	$(ONE_THREAD) $(IN)pytest -n $(JOBS) --dist loadfile -m "not alone" --durations 10 tests
 
 lessons: install-test  ## run every notebook and compare every output (strict nbval)
 	$(if $(NOTEBOOKS),,$(error no notebooks found in notebooks/))
