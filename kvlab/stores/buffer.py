@@ -28,12 +28,12 @@ class Growing:
             if self.data is not None:
                 data[:, :, : self.used] = self.read()
             self.data = data
-        self.data[:, :, self.used : end] = x
+        self.data.narrow(2, self.used, x.shape[2]).copy_(x)
         self.used = end
 
     def read(self) -> Tensor:
         assert self.data is not None
-        return self.data[:, :, : self.used]
+        return self.data.narrow(2, 0, self.used)
 
     def crop(self, slots: int) -> None:
         self.used = min(self.used, slots)
