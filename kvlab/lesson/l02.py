@@ -186,15 +186,15 @@ def added(lm: Decoder, ids: Tensor, pairs: tuple[int, int], exact: Tensor | None
 
 def added_now(lm: Decoder, run: Recorded) -> float:
     """The first point of the recorded run, measured again: nats a token that freezing pairs 0–7 adds."""
-    first = torch.tensor(run["parameters"]["first_ids"], device=lm.device)
+    first = torch.tensor(run.report.parameters["first_ids"], device=lm.device)
     first = first.clamp(max=lm.config.vocab_size - 1)  # a stand-in model may know fewer tokens
     return float(added(lm, first, (0, 8)).mean())
 
 
 def frozen_pairs(run: Recorded, star: float) -> Drawing:
     """Loss that each frozen quarter of the pairs adds along a text; `star`: the first point, measured now."""
-    ends = run["parameters"]["edges"][1:]
-    rows = [row for row in run["rows"] if row["pairs"]]
+    ends = run.report.parameters["edges"][1:]
+    rows = [row for row in run.rows if row["pairs"]]
     lines = [Line(f"pairs {a}–{b - 1}", row["added"]) for row in rows for a, b in [row["pairs"]]]
     return curves(
         ends,
