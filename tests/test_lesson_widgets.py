@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import time
 
+import numpy as np
 import pytest
 from ipywidgets import Button, IntSlider
 
 from kvlab.lesson.style import Drawing, drawing
+from kvlab.lesson.tables import heat_table
 from kvlab.lesson.widgets import Exhibit, live, note, on_click
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -89,6 +92,30 @@ def test_live_without_a_result_leaves_other_widgets_to_the_caller(capsys: pytest
     slider.value = 4
     assert line.value == "now 4"
     assert capsys.readouterr() == ("", ""), "nothing is printed"
+
+
+@pytest.mark.alone
+def test_a_move_answers_in_150_ms_of_computing() -> None:
+    tokens = [f"token {i}" for i in range(30)]
+    values = np.random.default_rng(0).random((9, 30, 30))
+    figure = picture()
+
+    def move(i: int) -> Drawing:
+        figure.axes[0].lines[0].set_ydata([i, i])
+        return figure
+
+    def table(i: int) -> str:
+        return heat_table(values[i], tokens, tokens, caption="")
+
+    for draw in (move, table):
+        slider = IntSlider(value=0, max=8)
+        view = live(draw, slider)
+        took = []
+        for i in range(1, 9):
+            start = time.process_time()  # what other processes do meanwhile does not count
+            slider.value = i
+            took.append(time.process_time() - start)
+        assert view.drawn == 9 and min(took) < 0.15
 
 
 def test_a_button_is_off_while_it_works_and_on_again_after_an_error() -> None:
