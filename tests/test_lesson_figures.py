@@ -83,6 +83,8 @@ def test_bars_write_their_values() -> None:
     assert {t.get_text() for t in ax.texts} == {"3", "1,234"}
     assert ax.yaxis_inverted(), "the first bar stands at the top"
     assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [COLOURS[0], RUST]
+    places = {t.get_text(): t.xy[0] for t in ax.texts}
+    assert places == {"3": 4, "1,234": 1234.5}, "behind a near mark, else at the bar's end"
     marks = ax.collections[0].get_segments()
     assert [segment[0][0] for segment in marks] == [4, 1000]
     assert figure.alt == "bits: bars for int4, int8", "no measured digits: strict nbval compares it"

@@ -197,7 +197,9 @@ def bars(
     if spread is not None:
         ends = ends + as_array(spread)
     if theory is not None:
-        ends = np.fmax(ends, as_array(theory))
+        marks = as_array(theory)
+        covered = (marks >= ends) & (marks < ends + 0.1 * np.nanmax(ends))  # the mark would cross the number
+        ends = np.where(covered, marks, ends)
     for y, value, end in zip(at, sizes, ends, strict=True):
         ax.annotate(number(value), (end, y), (5, 0), textcoords="offset points", va="center")
     if theory is not None:
