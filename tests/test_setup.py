@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -271,3 +272,34 @@ def test_make_passes_host_and_port_on() -> None:
     command = ["make", "-n", "lab", "PORT=9123", "HOST=127.0.0.2", "FRESH=03"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert 'kvlab lab --host "127.0.0.2" --port "9123" --fresh "03"' in shown
+
+
+# The browser
+
+
+@pytest.mark.parametrize(
+    ("user", "system", "browser", "expected"),
+    [
+        ("0", "debian", False, ["update -q", "install -q -y chromium"]),
+        ("0", "debian", True, []),
+        ("1000", "debian", False, []),
+        ("0", "ubuntu", False, []),  # its chromium package is a wrapper that needs a running snapd
+    ],
+)
+def test_chromium_is_installed_as_root_on_debian_only(
+    tmp_path: Path, user: str, system: str, browser: bool, expected: list[str]
+) -> None:
+    programs = {"id": f"echo {user}", "apt-get": f'echo "$@" >> {tmp_path}/calls'}
+    if browser:
+        programs["google-chrome"] = ""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "grep").symlink_to(shutil.which("grep"))
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    (tmp_path / "os-release").write_text(f"NAME=x\nID={system}\n")
+    (tmp_path / "calls").touch()
+    env = {"PATH": str(folder), "OS_RELEASE": str(tmp_path / "os-release")}
+    subprocess.run(["/bin/sh", str(ROOT / "tools" / "chromium.sh")], env=env, check=True)
+    assert (tmp_path / "calls").read_text().splitlines() == expected

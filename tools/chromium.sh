@@ -5,6 +5,6 @@ set -eu
 for name in chromium chromium-browser google-chrome google-chrome-stable; do
   command -v "$name" >/dev/null 2>&1 && exit 0
 done
-if [ "$(id -u)" = 0 ] && grep -qs '^ID=debian' /etc/os-release; then
+if [ "$(id -u)" = 0 ] && grep -qs '^ID=debian' "${OS_RELEASE:-/etc/os-release}"; then
   apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y chromium
 fi
