@@ -51,7 +51,7 @@ def test_the_clocks_scores_are_those_of_the_model() -> None:
         turned_q, turned_k = rotate(torch.stack((q, k)), cos, sin)
         parts = l02_clock.shares(q, k, frequencies, [query - key])
         assert parts.shape == (1, 32)
-        assert math.isclose(parts.sum(), float(turned_q @ turned_k), rel_tol=1e-12)
+        assert math.isclose(parts.sum(), float(turned_q @ turned_k), abs_tol=1e-4)
 
 
 def test_shifting_both_turns_the_arrows_and_keeps_the_score(clock: l02_clock.RotaryClock) -> None:
@@ -85,9 +85,10 @@ def test_the_clock_marks_distance_and_pair(clock: l02_clock.RotaryClock) -> None
 def test_a_move_of_the_clock_draws_one_new_picture(clock: l02_clock.RotaryClock) -> None:
     view = clock.children[4]
     clock.query.value = 3
-    drawn, picture = view.drawn, bytes(view.image.value)
+    drawn, picture = view.drawn, view.html.value
     clock.query.value = 4
-    assert view.drawn == drawn + 1 and bytes(view.image.value) != picture
+    assert view.drawn == drawn + 1 and view.html.value != picture
+    assert "query at 4" in view.html.value  # the words for who can't see the picture
 
 
 # --- positions taken away, or claimed wrongly ------------------------------------------------------------
@@ -106,18 +107,20 @@ def test_frozen_pairs_are_frozen_and_come_back(tiny: Decoder) -> None:
     assert torch.equal(tiny(ids), exact)
 
 
+@pytest.mark.weights
 def test_without_positions_only_layer_0_is_blind_to_order(smollm2: Decoder) -> None:
     ids = tokens(smollm2, "The dog bites the man because", "The man bites the dog because")
     assert ids.shape == (2, 6)
     with l02.frozen(smollm2), kvlab.record(smollm2) as bag:
         smollm2(ids)
     first, second = torch.stack(list(bag.attention.values()), dim=1)[:, :, :, -1]
-    differ = (first - second[..., [0, 4, 2, 3, 1, 5]]).abs().amax(dim=(1, 2))
-    assert differ[0] < 1e-5 and (differ[1:] > 0.02).all()
+    differ = (first.sort(-1).values - second.sort(-1).values).abs().amax(dim=(1, 2))
+    assert differ[0] < 1e-5 and (differ[1:] > 0.01).all() and (differ[1:6] > 0.051).all()
+    assert torch.allclose(first[0], second[0][:, [0, 4, 2, 3, 1, 5]], atol=1e-5)
     with kvlab.record(smollm2) as seen:
         smollm2(ids)
     first, second = seen.attention[0][:, :, -1]
-    assert (first - second[..., [0, 4, 2, 3, 1, 5]]).abs().max() > 0.05
+    assert (first.sort(-1).values - second.sort(-1).values).abs().max() > 0.05
 
 
 def test_claimed_positions_are_used_and_the_counted_ones_are_the_default(tiny: Decoder) -> None:
@@ -128,12 +131,14 @@ def test_claimed_positions_are_used_and_the_counted_ones_are_the_default(tiny: D
     assert not torch.allclose(l02.at_positions(tiny, ids, torch.zeros(9)), right, atol=1e-2)
 
 
+@pytest.mark.weights
 def test_moving_all_positions_is_harmless_and_moving_one_is_not(smollm2: Decoder) -> None:
     together, alone = l02.shift_errors(smollm2, tokens(smollm2, TEXT + " Paris"), (1, 10, 1000))
     assert max(together) < 1e-3
     assert alone[0] == pytest.approx(2.2, abs=0.2) and alone[0] < alone[1] < alone[2]
 
 
+@pytest.mark.weights
 def test_off_by_one_prints_the_same_text_and_position_0_does_not(smollm2: Decoder) -> None:
     right = l02.write_at(smollm2, TEXT, lambda n, i: n + i)
     assert right == str(kvlab.generate(smollm2, TEXT, cache=kvlab.Cache(smollm2), max_new_tokens=20))
@@ -145,6 +150,7 @@ def test_off_by_one_prints_the_same_text_and_position_0_does_not(smollm2: Decode
 # --- which pairs matter ----------------------------------------------------------------------------------
 
 
+@pytest.mark.weights
 def test_the_head_for_the_token_before_peaks_at_1_and_the_copying_one_is_flat(smollm2: Decoder) -> None:
     with kvlab.record(smollm2) as seen:
         smollm2(tokens(smollm2, SENTENCE))
@@ -161,6 +167,7 @@ def test_the_head_for_the_token_before_peaks_at_1_and_the_copying_one_is_flat(sm
     assert curve[1] - curve[3] > 9
 
 
+@pytest.mark.weights
 def test_the_recorded_run_and_its_star(smollm2: Decoder) -> None:
     run = recorded("rope_pairs")
     assert run.report.commit != "unknown" and "dirty" not in run.report.commit
@@ -173,11 +180,13 @@ def test_the_recorded_run_and_its_star(smollm2: Decoder) -> None:
     for line, values in zip(plotted, rows.values(), strict=False):
         assert np.allclose(line, np.stack((run.report.parameters["edges"][1:], values), axis=1))
     assert plotted[4].tolist() == [[64, star]]
+    assert [text.get_text() for text in figure.axes[0].texts].count("measured now") == 1
 
 
 # --- shared heads ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.weights
 def test_dealt_heads_read_other_keys_and_come_back(smollm2: Decoder) -> None:
     ids = tokens(smollm2, TEXT)
     right = smollm2(ids)
@@ -211,6 +220,7 @@ def test_overlap_is_1_for_equal_maps_and_0_for_disjoint_ones() -> None:
     assert l02.overlap(maps)[0].tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 
+@pytest.mark.weights
 def test_heads_of_a_group_are_somewhat_more_alike(smollm2: Decoder) -> None:
     with kvlab.record(smollm2) as seen:
         smollm2(tokens(smollm2, SENTENCE))
@@ -235,6 +245,7 @@ def test_by_group_takes_the_right_pairs() -> None:
 # --- shapes and the stream -------------------------------------------------------------------------------
 
 
+@pytest.mark.weights
 def test_shapes_are_those_of_the_configuration(smollm2: Decoder) -> None:
     table = l02_layers.shapes(smollm2, tokens(smollm2, TEXT))
     c, n = smollm2.config, 12
@@ -248,6 +259,7 @@ def test_shapes_are_those_of_the_configuration(smollm2: Decoder) -> None:
     assert "<strong>k: keys, rotated</strong>" in table._repr_mimebundle_()["text/html"]
 
 
+@pytest.mark.weights
 def test_the_stream_is_the_sum_of_what_the_layers_add(smollm2: Decoder) -> None:
     stream = l02_layers.stream(smollm2, tokens(smollm2, TEXT))
     assert stream.x.shape == (31, 12, 576)
@@ -257,4 +269,4 @@ def test_the_stream_is_the_sum_of_what_the_layers_add(smollm2: Decoder) -> None:
     assert words[0] == " is" and words[-1] == " Paris" and " Paris" not in words[:-1]
     length = stream.x.norm(dim=-1)
     ratio = length[:, 0] / length[:, 1:].median(dim=1).values
-    assert (ratio[12:28] > 50).all() and ratio[10] < 3
+    assert ratio[11] < 1.2 and ratio[12] == pytest.approx(180, abs=5) and (ratio[12:28] > 40).all()

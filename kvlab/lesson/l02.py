@@ -191,16 +191,20 @@ def added_now(lm: Decoder, run: Recorded) -> float:
     return float(added(lm, first, (0, 8)).mean())
 
 
+@styled
 def frozen_pairs(run: Recorded, star: float) -> Drawing:
     """Loss that each frozen quarter of the pairs adds along a text; `star`: the first point, measured now."""
     ends = run.report.parameters["edges"][1:]
     rows = [row for row in run.rows if row["pairs"]]
     lines = [Line(f"pairs {a}–{b - 1}", row["added"]) for row in rows for a, b in [row["pairs"]]]
-    return curves(
+    figure = curves(
         ends,
         lines,
         x_label="position in the text (tokens, up to)",
         y_label="loss added (nats a token)",
         log_x=True,
-        point=(ends[0], star, "measured now"),
+        point=(ends[0], star, ""),
     )
+    name: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+    figure.axes[0].annotate("measured now", (ends[0], star), (12, -7), **name)
+    return figure
