@@ -226,10 +226,13 @@ def test_a_torch_that_is_there_is_left_alone(commands: list[str], monkeypatch: p
     assert commands == []
 
 
-def test_what_is_installed_already_is_not_installed_again(commands: list[str], tmp_path: Path) -> None:
+def test_what_is_installed_already_is_not_installed_again(
+    commands: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     python = Path(install.venv_python(str(tmp_path)))
     python.parent.mkdir(parents=True)
     python.write_text("")
+    monkeypatch.setattr(install, "has_pip", lambda python: True)
     install.install(str(tmp_path), ["lab"], "cpu")
     first = len(commands)
     assert any(command.endswith("-e.[lab]") for command in commands)
@@ -241,6 +244,9 @@ def test_what_is_installed_already_is_not_installed_again(commands: list[str], t
     install.install(str(tmp_path), ["lab"], "cuda")
     assert any("uninstall -q -y torch" in command for command in commands), "another build was asked for"
     assert json.loads((tmp_path / install.STAMP).read_text())["torch"] == "cuda"
+    monkeypatch.setattr(install, "has_pip", lambda python: False)
+    install.install(str(tmp_path), ["lab"])
+    assert any("-m venv --clear" in command for command in commands), "its Python is gone: it is made anew"
 
 
 def test_an_interrupted_installation_is_taken_up_again(

@@ -78,7 +78,7 @@ def venv_python(venv):
 
 def inputs_key():
     """Changes whenever what should be installed changes."""
-    digest = hashlib.sha256(sys.version.encode())
+    digest = hashlib.sha256()
     for name in ("pyproject.toml", "constraints.txt"):
         with open(os.path.join(ROOT, name), "rb") as file:
             digest.update(file.read())
@@ -156,9 +156,14 @@ def install_torch(python, build, index):
     )
 
 
+def has_pip(python):
+    """Whether an environment is whole: its Python is there, and still the one that it was made with."""
+    return os.path.exists(python) and works(python, "-c", "import pip")
+
+
 def build_venv(python, venv):
     """Makes the environment; makes it anew if an interrupted run or a removed Python left a broken one."""
-    if os.path.exists(python) and works(python, "-m", "pip", "--version"):
+    if has_pip(python):
         return
     check_venv()
     say("making a virtual environment in " + venv)
@@ -171,7 +176,7 @@ def install(venv, extras, torch="auto", index=""):
     stamp = read_stamp(venv)
     target = wanted(extras, stamp, torch, index)
     python = venv_python(venv)
-    if stamp == target and os.path.exists(python):
+    if stamp == target and has_pip(python):
         return
     warn_without_compiler()
     build_venv(python, venv)
