@@ -125,7 +125,8 @@ class CompiledStep:
 
     def _capture(self) -> None:
         # Warm-up compiles and tunes on a side stream, as capturing asks; it must leave no trace in the
-        # cache, so the few tensors that a step moves forward are put back.
+        # cache, so the few tensors that a step moves forward are put back. (The keys and values that it
+        # writes lie in the slot that the real step writes next.)
         state = [self.cache.ledger, self.cache._seen, self.cache._next]
         saved = [t.clone() for t in state]
         side = torch.cuda.Stream()
@@ -136,9 +137,10 @@ class CompiledStep:
                 for tensor, value in zip(state, saved, strict=True):
                     tensor.copy_(value)
         torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=side):  # the stream of the warm-up, lest a guard compiles anew
             self._logits = self._by_layer()
+        self._graph = graph
 
     def _by_layer(self) -> Tensor:
         return _step(self.lm, self.cache, self._ids, self._call("layer"), self._call("head"))
