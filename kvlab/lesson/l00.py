@@ -176,5 +176,5 @@ def _box(ax: Axes, column: int, row: int, lesson: str) -> None:
     fill = PALE if lesson in CORE else "none"
     box = Rectangle((column + 0.02, row + 0.05), 0.95, 0.8, facecolor=fill, edgecolor=BLUE, linewidth=1.2)
     ax.add_patch(box)
-    text = "\n".join(textwrap.wrap(f"{lesson} {LESSONS[lesson]}", 23))
+    text = "\n".join(textwrap.wrap(f"{lesson} {LESSONS[lesson]}", 23, break_on_hyphens=False))
     ax.text(column + 0.06, row + 0.45, text, va="center", fontsize=8)

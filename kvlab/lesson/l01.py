@@ -13,7 +13,19 @@ from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
 from torch import Tensor, nn
 
 from .figures import Array, as_array
-from .style import ATTENTION, ATTENTION_NORM, DIVERGING, INK, Drawing, drawing, styled, token_text
+from .style import (
+    ATTENTION,
+    ATTENTION_NORM,
+    BACKGROUND,
+    BLUE,
+    DIVERGING,
+    INK,
+    RUST,
+    Drawing,
+    drawing,
+    styled,
+    token_text,
+)
 
 if TYPE_CHECKING:
     from kvlab.model import Decoder
@@ -60,6 +72,25 @@ def _numbers(ax: Axes, data: np.ndarray, tokens: Sequence[str], cmap: Colormap, 
             bright = 0.3 * red + 0.6 * green + 0.1 * blue > 0.55
             text = f"{value:.2f}" if cmap is ATTENTION else f"{value:.1f}"
             ax.text(j, i, text, ha="center", va="center", fontsize=8, color=INK if bright else "white")
+
+
+@styled
+def before_after(names: Sequence[str], before: Array, after: Array, *, label: str, silenced: str) -> Drawing:
+    """One line a text from its chance with all heads (open circle) to that without some (filled)."""
+    start, end = as_array(before), as_array(after)
+    ways = ("up" if b > a else "down" for a, b in zip(start, end, strict=True))
+    said = ", ".join(f"{name} {way}" for name, way in zip(names, ways, strict=True))
+    figure, (ax,) = drawing(6.4, 0.9 + 0.34 * len(names), alt=f"{label}, {silenced}: {said}")
+    at = np.arange(len(names))
+    colours = [BLUE if b > a else RUST for a, b in zip(start, end, strict=True)]
+    ax.hlines(at, start, end, color=colours, linewidth=2)
+    ax.scatter(start, at, facecolor=BACKGROUND, edgecolor=INK, zorder=3)
+    ax.scatter(end, at, color=colours, zorder=4)
+    ax.set_yticks(at, [token_text(name) for name in names])
+    ax.set(xlim=(0, 100), ylim=(len(names) - 0.5, -0.5), xlabel=label)
+    ax.set_title(f"open: all heads; filled: {silenced}", fontsize=9.5, fontweight="normal")
+    ax.grid(axis="y", visible=False)
+    return figure
 
 
 def sink_scores(maps: Tensor) -> Tensor:

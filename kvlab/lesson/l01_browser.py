@@ -46,7 +46,8 @@ class Sheet:
         # One byte a pixel: the picture goes to the browser at every move, and is five times smaller so.
         few = Pillow.fromarray(pixels).quantize(255, dither=Pillow.Dither.NONE)
         self.pixels = np.asarray(few)
-        self.palette = [*(few.getpalette() or [])[: 3 * 255], *_rgb(RUST)]
+        colours = (few.getpalette() or [])[: 3 * 255]
+        self.palette = [*colours, *[0] * (3 * 255 - len(colours)), *_rgb(RUST)]
         self.inches = figure.get_figwidth()
         self._axes, self._size = figure.axes[0], maps.shape[-1]
         self._gap = gap_of(self._size)
@@ -58,9 +59,9 @@ class Sheet:
             (layer * pitch - edge, head * pitch - edge),
             ((layer + 1) * pitch - edge, (head + 1) * pitch - edge),
         ]
-        (left, top), (right, bottom) = self._axes.transData.transform(corners).round().astype(int)
-        height = self.pixels.shape[0]
-        return left, height - top, right, height - bottom
+        (left, top), (right, bottom) = self._axes.transData.transform(corners).round().astype(int).tolist()
+        height, width = self.pixels.shape
+        return max(left, 0), max(height - top, 0), min(right, width), min(height - bottom, height)
 
     def png(self, layer: int, head: int, width: int = 4) -> bytes:
         """The sheet with a frame around one head."""
@@ -143,20 +144,22 @@ def overview(maps: np.ndarray, tokens: Sequence[str], best: dict[str, Head]) -> 
     """All heads as thumbnails with some of them framed, and those large below."""
     named = ", ".join(f"{name} {layer}.{head}" for name, (layer, head) in best.items())
     alt = f"{maps.shape[0]} × {maps.shape[1]} attention maps; layer.head of three: {named}"
-    figure, axes = drawing(10.5, 7.4, alt=alt, rows=2, columns=len(best), height_ratios=(1, 1.15))
+    figure, axes = drawing(9.0, 6.3, alt=alt, rows=2, columns=len(best), height_ratios=(1, 1.15))
     for ax in axes[: len(best)]:
         ax.remove()
     rows = axes[0].get_gridspec()
     assert rows is not None
     sheet = figure.add_subplot(rows[0, :])
     size, gap = maps.shape[-1], gap_of(maps.shape[-1])
-    sheet.imshow(thumbnail_sheet(maps, gap), cmap=ATTENTION, norm=ATTENTION_NORM, interpolation="antialiased")
+    few = ATTENTION.resampled(24)  # as fine as can be seen here, and the stored picture is half as large
+    sheet.imshow(thumbnail_sheet(maps, gap), cmap=few, norm=ATTENTION_NORM)
     for axis, count in ((sheet.xaxis, maps.shape[0]), (sheet.yaxis, maps.shape[1])):
         axis.set_ticks(
             [n * (size + gap) + (size - 1) / 2 for n in range(count)], list(map(str, range(count)))
         )
     sheet.tick_params(length=0, labelsize=7)
-    sheet.set(xlabel="layer", ylabel="head")
+    sheet.set_xlabel("layer", fontsize=8)
+    sheet.set_ylabel("head", fontsize=8)
     for ax, (name, (layer, head)) in zip(axes[len(best) :], best.items(), strict=True):
         corner = (layer * (size + gap) - gap / 2 - 0.5, head * (size + gap) - gap / 2 - 0.5)
         frame = Rectangle(corner, size + gap, size + gap, fill=False, edgecolor=RUST, linewidth=2)
@@ -167,6 +170,8 @@ def overview(maps: np.ndarray, tokens: Sequence[str], best: dict[str, Head]) -> 
         ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
         ax.set_yticks(range(len(labels)), labels, fontsize=6)
         ax.tick_params(length=0)
+        ax.set_xlabel("key", fontsize=8)
+        ax.set_ylabel("query", fontsize=8)
         ax.set_title(f"{name}: layer {layer}, head {head}", fontsize=9)
     for ax in figure.axes:
         ax.grid(False)

@@ -6,25 +6,26 @@ from kvlab.lesson.quizzing import Item
 
 QUIZ = [
     Item(
-        "Six tokens, causal attention. What does the first token's own row of weights look like?",
+        "A head gives 95 % of its attention to the first token, whatever the text. What do you suspect?",
         {
-            "1, then five zeros": "It may look at itself only, and a row adds up to 1.",
-            "six times 1/6": "That would be no mask and equal scores: five of these keys are its future.",
-            "all zeros": "A softmax over at least one key always adds up to 1.",
-            "it depends on the text": "All later rows do. This one has a single key left, whatever the scores.",
+            "a sink": "Weights must add up to 1. A head with nothing to fetch parks them on the first token, "
+            "whose value is short.",
+            "the first word matters most": "You changed that word and the share stayed: it is the place.",
+            "the head is broken": "103 of the 270 heads give it more than half on the long sentence, "
+            "and the model works.",
+            "a missing mask": "The first token is everybody's past: the mask allows it.",
         },
-        answer="1, then five zeros",
+        answer="a sink",
     ),
     Item(
-        "A head gives 95 % of its attention to the first token of every text. What follows?",
+        "A head looks at the right answer with weight 0.7. What does it do for that answer?",
         {
-            "little: that may be a sink": "A row must add up to 1. Where a head has nothing to fetch it parks "
-            "its weight on the first token, whose value is short.",
-            "the first word matters most": "You changed the first word and the share stayed: it is the place.",
-            "the head is broken": "Most heads of this model do so for most queries, and it works.",
-            "silencing it does nothing": "You can't tell from where it looks: silence it and measure.",
+            "unknown until you silence it": "24.4 looked at ` blue` like that, and without it ` blue` rose.",
+            "it raises it": "So did 26.3 on one sentence; 24.4 looked just as hard and lowered it.",
+            "it lowers it": "So did 24.4; 26.3 looked harder and raised it.",
+            "nothing": "You can't tell from a map: it shows where values come from, not what they say.",
         },
-        answer="little: that may be a sink",
+        answer="unknown until you silence it",
     ),
     Item(
         "The last row of the logits scores which token?",
