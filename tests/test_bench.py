@@ -10,11 +10,12 @@ import torch
 
 import kvlab
 from kvlab import cli
-from kvlab.measure import gpu, read_report
+from kvlab.measure import gpu, gpu_attention, read_report
 from kvlab.measure.decode import Point, prompt
 from kvlab.measure.gpu_parts import PARTS
 from kvlab.measure.paths import PATHS, make_path
 from kvlab.measure.peers import transformers_twin
+from kvlab.model.attention import attend
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 FAST = ["--models", "tiny", "--device", "cpu", "--quick", "--repeats", "4"]
@@ -296,3 +297,15 @@ def test_the_full_plan_names_real_shapes_and_paths() -> None:
         assert SHAPES[plan.mha].groups == 1 < SHAPES[plan.gqa].groups
         for _, _, paths in (*plan.small_points, *plan.mha_points):
             assert set(paths) <= set(PATHS)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("way", [gpu_attention.products, gpu_attention.sums, gpu_attention.flex])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2)])
+def test_every_way_to_attend_is_attention_under_a_mask(way, heads: int, kv_heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, heads, 1, 16, generator=generator)
+    keys, values = (torch.randn(2, kv_heads, 37, 16, generator=generator) for _ in range(2))
+    mask = torch.rand(2, 1, 1, 37, generator=generator) < 0.7
+    expected = attend(q, keys, values, mask, 0.25)
+    torch.testing.assert_close(way(q, keys, values, mask, 0.25), expected, atol=1e-5, rtol=1e-4)

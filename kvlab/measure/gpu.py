@@ -59,7 +59,7 @@ def full_plan(quick: bool = False) -> Plan:
     """For one 80 GB GPU."""
     most = (*EAGER, "compiled")
     mha = ((128, 1, most), (512, 1, EAGER), (2048, 1, ALL), (8192, 1, most), (2048, 8, most))
-    small = ((128, 1, most), (512, 1, EAGER), (2048, 1, ALL), (8000, 1, most), (2048, 16, most))
+    small = ((128, 1, most), (512, 1, EAGER), (2048, 1, ALL), (8000, 1, EAGER), (2048, 16, EAGER))
     memory = tuple((tokens, batch) for batch in (1, 4, 16) for tokens in (1024, 4096, 16_384))
     plan = Plan(
         device=torch.device("cuda"), dtype=torch.bfloat16, quick=quick,
@@ -67,14 +67,14 @@ def full_plan(quick: bool = False) -> Plan:
         small_points=small, mha_points=mha, steps=8, rounds=7,
         memory_points=memory, memory_limit=18_000_000_000,
         hold_tokens=100_000, hold_chunk=2048, hold_seconds=60.0, growth=(2048, 512),
-        attention_points=((8192, 1), (32_768, 1), (131_072, 1), (8192, 8), (32_768, 8)),
+        attention_points=((8192, 1), (131_072, 1), (8192, 8)),
     )  # fmt: skip
     if not quick:
         return plan
     shorter = {
         "small_points": ((128, 1, most),), "mha_points": ((128, 1, most),), "rounds": 3,
         "memory_points": ((1024, 1), (4096, 1)), "hold_seconds": 5.0, "growth": (512, 64),
-        "attention_points": ((8192, 1), (32_768, 1)),
+        "attention_points": ((8192, 1),),
     }  # fmt: skip
     return Plan(**{**vars(plan), **shorter})
 

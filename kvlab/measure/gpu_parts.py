@@ -96,7 +96,7 @@ def _kernels(function: Callable[[], object], steps: int) -> list[dict[str, Any]]
     from torch.profiler import profile as watch
 
     cuda = torch.cuda.is_available()
-    with watch(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
+    with watch(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU], acc_events=True) as seen:
         function()
         if cuda:
             torch.cuda.synchronize()
@@ -178,11 +178,11 @@ def _weights_here(name: str, report: Report) -> bool:
 PARTS: dict[str, Part] = {
     "ceilings": ceilings_part,
     "decode-llama2-7b": decode_mha,
-    "profile": profile,
     "hold-100k": gpu_memory.hold,
     "memory": gpu_memory.memory,
     "growth": gpu_memory.growth,
-    "attention": gpu_attention.attention,
-    "decode-smollm2": decode_small,
     "text": text,
+    "decode-smollm2": decode_small,
+    "profile": profile,
+    "attention": gpu_attention.attention,
 }
