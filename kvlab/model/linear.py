@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 
 import torch
@@ -25,7 +24,7 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     """x `[..., in]` times weight `[out, in]`, transposed: `[..., out]`."""
     one_row = x.numel() == x.shape[-1]
     if one_row and torch.compiler.is_compiling() and weight.is_contiguous() and weight.device.type == "cpu":
-        if sum_is_faster():
+        if _measured.get("sum is faster"):  # asked of `sum_is_faster` before the step was traced
             return (weight * x.reshape(1, -1)).sum(dim=-1).view(*x.shape[:-1], -1)
     return F.linear(x, weight)
 
@@ -44,22 +43,22 @@ def fuse(*parts: Linear) -> Tensor:
     return whole
 
 
-@torch.compiler.assume_constant_result
+_measured: dict[str, bool] = {}  # what this process has found out about its CPU
+
+
 def sum_is_faster() -> bool:
     """Whether a compiled sum of products beats the library's matrix product of one row, measured once.
 
     A single row uses each weight once, so memory should set the pace. On some CPUs the library reaches
     a third of that pace and the sum nearly all of it; on others the library is the faster one.
     """
-    return _measured()
-
-
-@functools.cache
-def _measured() -> bool:
-    compiled = torch.compile(lambda weight, x: (weight * x).sum(dim=-1), dynamic=False)
-    weights = [torch.rand(4096, 1024) for _ in range(8)]  # 134 MB: more than most caches hold
-    x = torch.rand(1, 1024)
-    return _seconds(compiled, weights, x) < 0.9 * _seconds(lambda weight, x: F.linear(x, weight), weights, x)
+    if "sum is faster" not in _measured:
+        compiled = torch.compile(lambda weight, x: (weight * x).sum(dim=-1), dynamic=False)
+        weights = [torch.rand(4096, 1024) for _ in range(8)]  # 134 MB: more than most caches hold
+        x = torch.rand(1, 1024)
+        library = _seconds(lambda weight, x: F.linear(x, weight), weights, x)
+        _measured["sum is faster"] = _seconds(compiled, weights, x) < 0.9 * library
+    return _measured["sum is faster"]
 
 
 def _seconds(product, weights: list[Tensor], x: Tensor) -> float:
