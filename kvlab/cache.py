@@ -84,8 +84,8 @@ class Cache:
         self._padded = False  # whether any of them is padding
         self._open = False  # a step was begun and has not been committed
         self.ledger: Tensor | None = None  # [batch, 1, slots] position of each arrival
-        self._seen: Tensor | None = None  # [batch] tokens, padding excluded
-        self._next: Tensor | None = None  # [1] `used`, where compiled steps can read it
+        self._seen = torch.zeros(0, dtype=torch.int32)  # [batch] tokens, padding excluded
+        self._next = torch.zeros(1, dtype=torch.int64)  # `used`, where compiled steps can read it
         self._ids: Tensor | None = None  # [batch, slots] what store="none" computes from
         if batch is not None:
             self._start(batch, capacity or 0)
@@ -153,6 +153,7 @@ class Cache:
     def open(self, ids: Tensor, mask: Tensor | None = None) -> Step:
         """The tensors of a checked step; this part can be compiled."""
         seen, ledger = self._seen, self.ledger
+        assert ledger is not None  # `check` has seen to it
         if self.kind.recomputes and self._ids is not None:  # the past is computed again, so it is new
             mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
             mask = torch.cat((ledger[:, 0] >= 0, mask), dim=1)
@@ -197,7 +198,7 @@ class Cache:
     @property
     def tokens_seen(self) -> Tensor:
         """Tokens passed in so far, padding excluded, `[batch]`."""
-        return torch.zeros(0, dtype=torch.int64) if self._seen is None else self._seen.to("cpu", torch.int64)
+        return self._seen.to("cpu", torch.int64)
 
     @property
     def tokens_stored(self) -> Tensor:

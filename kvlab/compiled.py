@@ -97,8 +97,8 @@ class CompiledStep:
         self.lm, self.cache = lm, cache
         self._call = functools.partial(_compiled, shape=_shape(cache), cuda=cache.device.type == "cuda")
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._ids = torch.zeros(cache.kind.batch, 1, dtype=torch.int64, device=cache.device)
-        self._logits: Tensor | None = None
+        self._ids = torch.zeros(cache.kind.batch or 1, 1, dtype=torch.int64, device=cache.device)
+        self._logits = torch.empty(0)  # where the captured step leaves them
 
     def __call__(self, ids: Tensor) -> Tensor:
         """The next token's logits. On CUDA the returned tensor is overwritten by the next call."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -113,7 +113,7 @@ def generate(
 
 
 def stream(
-    lm: Decoder, prompt: Prompt, cache: Cache | None = None, max_new_tokens: int = 40, **options
+    lm: Decoder, prompt: Prompt, cache: Cache | None = None, max_new_tokens: int = 40, **options: Any
 ) -> Iterator[str]:
     """Yield the new text piece by piece as it comes; arguments as in `generate`, one prompt only.
 
@@ -174,7 +174,7 @@ def _steps(
             logits = lm(tokens[:, None], cache, torch.tensor(running, device=lm.device)[:, None])
 
 
-def _step(lm: Decoder, cache: Cache, compile: bool | None):
+def _step(lm: Decoder, cache: Cache, compile: bool | None) -> Callable[[Tensor], Tensor]:
     possible = cache.kind.compilable if compile is None else compile
     if possible and (compile or why_not(cache) is None):
         return CompiledStep(lm, cache)
@@ -193,7 +193,7 @@ def pad_left(prompts: list[list[int]], lm: Decoder) -> tuple[Tensor, Tensor | No
 
 
 def _rows(
-    lm: Decoder, prompt, stop: str | Sequence[str], stop_tokens: Sequence[int] | None
+    lm: Decoder, prompt: Any, stop: str | Sequence[str], stop_tokens: Sequence[int] | None
 ) -> tuple[list[_Row], bool]:
     if isinstance(prompt, Tensor):
         prompt = prompt.tolist()
@@ -210,8 +210,9 @@ def _ids(lm: Decoder, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
         if lm.tokenizer is None:
             raise ValueError(f"{lm.config.name} has no tokenizer; give token ids, not text.")
-        prompt = lm.tokenizer.encode(prompt)
-    ids = prompt.tolist() if isinstance(prompt, Tensor) else list(prompt)
+        ids: list[int] = lm.tokenizer.encode(prompt)
+    else:
+        ids = prompt.tolist() if isinstance(prompt, Tensor) else list(prompt)
     if not ids:
         raise ValueError(
             "the prompt is empty: there is no position to predict from; give at least one token."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 LayerType = Literal["full", "sliding"]
 
@@ -87,6 +87,6 @@ class Config:
         """Tokens that `layer` sees, the query's own included; None: all of them."""
         return self.sliding_window if self.layer_types[layer] == "sliding" else None
 
-    def replace(self, **changes: object) -> Config:
+    def replace(self, **changes: Any) -> Config:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)

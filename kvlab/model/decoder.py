@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,9 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Project, let the cache keep the keys and values, attend, mix."""
 
+    qkv: Tensor  # q_proj, k_proj and v_proj as one, [(heads + 2 kv_heads) * head_dim, hidden]
+    frequencies: Tensor  # [head_dim / 2]
+
     def __init__(self, config: Config, index: int):
         super().__init__()
         self.index, self.kind = index, config.layer_types[index]
@@ -71,15 +74,15 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(dim, config.rms_norm_eps) if config.qk_norm else None
         self.heads = config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads
-        self.register_buffer("qkv", None, persistent=False)  # q_proj, k_proj and v_proj as one
-        self.register_buffer("frequencies", None, persistent=False)  # [head_dim / 2]
+        self.register_buffer("qkv", None, persistent=False)
+        self.register_buffer("frequencies", None, persistent=False)
 
     def forward(self, x: Tensor, layer: Layer, frame: Frame) -> Tensor:
         batch, tokens, _ = x.shape
         step = frame.step
         qkv = project(x, self.qkv).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
         q, k, v = qkv.split(self.heads, dim=1)  # [batch, heads or kv_heads, tokens, head_dim]
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
 
         if layer.knobs.plain_keys:
@@ -122,12 +125,14 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """SwiGLU (Llama) or GeGLU (Gemma): down(act(gate(x)) * up(x)). (Shazeer, 2020)"""
 
+    gate_up: Tensor  # gate_proj and up_proj as one, [2 * intermediate, hidden]
+
     def __init__(self, config: Config):
         super().__init__()
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
         self.up_proj = Linear(config.hidden_size, config.intermediate_size)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
-        self.register_buffer("gate_up", None, persistent=False)  # gate_proj and up_proj as one
+        self.register_buffer("gate_up", None, persistent=False)
         self.tanh = config.activation == "gelu_tanh"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -170,7 +175,8 @@ class Decoder(nn.Module):
         # from_pretrained draws no random weights; drawing them on "meta" would import the compiler (2 s).
         self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size))
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
-        self.kinds = {b.self_attn.kind: (b.self_attn, b.self_attn.window) for b in reversed(self.layers)}
+        attentions = [block.self_attn for block in cast("list[Block]", self.layers)]
+        self.kinds = {attention.kind: attention for attention in reversed(attentions)}
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
@@ -208,7 +214,7 @@ class Decoder(nn.Module):
         if config.norm_plus_one:  # Gemma stores its norm weights less one
             weights = {name: 1 + p.to(precise) if "norm" in name else p for name, p in weights.items()}
         lm.load_state_dict({name: p.to(device, dtype) for name, p in weights.items()}, assign=True)
-        for block in lm.layers:
+        for block in cast("list[Block]", lm.layers):
             attention, mlp = block.self_attn, block.mlp
             attention.qkv = fuse(attention.q_proj, attention.k_proj, attention.v_proj)
             attention.frequencies = inverse_frequencies(config, attention.kind, precise).to(device)
@@ -270,7 +276,8 @@ class Decoder(nn.Module):
     def frame(self, step: Step) -> Frame:
         """Angles and masks of a step, once for all layers of a type."""
         frame = Frame(step, {}, {}, {}, self.recording)
-        for kind, (attention, window) in self.kinds.items():
+        for kind, attention in self.kinds.items():
+            window = attention.window
             frame.rope[kind] = angles(step.positions.unsqueeze(1), attention.frequencies, self.dtype)
             known = implied(step, window)
             frame.causal[kind] = known == "causal"

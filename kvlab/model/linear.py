@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,7 @@ def sum_is_faster() -> bool:
     return _measured["sum is faster"]
 
 
-def _seconds(product, weights: list[Tensor], x: Tensor) -> float:
+def _seconds(product: Callable[..., Tensor], weights: list[Tensor], x: Tensor) -> float:
     samples = []
     for _ in range(6):  # the first one warms up
         start = time.perf_counter()

@@ -10,7 +10,9 @@ from torch import Tensor
 from kvlab.model.config import Config, LayerType, RopeScaling
 
 
-def inverse_frequencies(config: Config, layer_type: LayerType = "full", dtype=torch.float32) -> Tensor:
+def inverse_frequencies(
+    config: Config, layer_type: LayerType = "full", dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Radians per position of each rotated pair, `[head_dim / 2]`."""
     theta, scaling = config.rope_theta, config.rope_scaling
     if layer_type == "sliding" and config.rope_local_theta is not None:

@@ -33,7 +33,8 @@ class Static(Store):
             raise ValueError(
                 f"a static cache needs capacity >= 1 and batch >= 1, not {capacity} and {batch}."
             )
-        self.capacity, self.batch = capacity, batch
+        self.capacity: int = capacity
+        self.batch: int = batch
 
     def layer(
         self, index: int, config: Config, knobs: Knobs, device: torch.device, dtype: torch.dtype

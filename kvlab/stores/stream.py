@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class GrowingStream:
         self.sealed: dict[str, Growing] = {}
         self.sealed_slots = 0
         self.rest = Growing(growth)
-        self.dtype: torch.dtype | None = None
+        self.dtype = torch.float32  # of what was appended last
 
     @property
     def slots(self) -> int:
@@ -220,6 +221,6 @@ class FixedStream:
         return [part.data for part in self.parts.values()]
 
 
-def nbytes(tensors) -> int:
+def nbytes(tensors: Iterable[Tensor]) -> int:
     """Sum of the bytes of `tensors` (any iterable)."""
     return sum(t.numel() * t.element_size() for t in tensors)
