@@ -131,5 +131,5 @@ class RotaryClock(Exhibit):
 
 
 def _slider(name: str, value: int, highest: int) -> IntSlider:
-    layout, style = Layout(width="26em"), {"description_width": "6em"}
+    layout, style = Layout(width="34em"), {"description_width": "6em"}
     return IntSlider(value=value, min=0, max=highest, description=name, layout=layout, style=style)

@@ -164,7 +164,7 @@ def _compare(mine: float, measured: float, question: Question) -> str:
     ratio = max(mine / measured, measured / mine)
     if ratio < 1.1:
         return f"{line}: within a tenth."
-    return f"{line}: {ratio:.2g} times too {'high' if mine > measured else 'low'}."
+    return f"{line}: {number(float(f'{ratio:.2g}'))} times too {'high' if mine > measured else 'low'}."
 
 
 @styled
