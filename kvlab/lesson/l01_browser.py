@@ -110,7 +110,7 @@ class HeadBrowser(Exhibit):
         self.sheet = Image(
             format="png", layout=Layout(max_width="100%", width=f"{self._thumbnails.inches * 96:.0f}px")
         )
-        self.map, self.words = HTML(), HTML(layout=Layout(width="100%"))
+        self.map, self.words = HTML(layout=Layout(flex="none")), HTML(layout=Layout(width="100%"))
         live(self._draw, self.layer, self.head, self.query)
         controls = VBox([HBox(list(self.buttons.values())), self.layer, self.head, self.query, self.words])
         title = (
@@ -185,7 +185,7 @@ def gap_of(size: int) -> int:
 
 
 _PLURAL = {name: says.replace("gives", "give") for name, says in FINDS.items()}
-_SQUARE = "width:13px;height:13px;padding:0"
+_SQUARE = "min-width:13px;height:13px;padding:0"
 _SHADES = [f"#{r:02X}{g:02X}{b:02X}" for r, g, b, _ in ATTENTION(np.arange(256), bytes=True)]
 
 

@@ -6,7 +6,6 @@ the figures in `l03_figures`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 import kvlab
 from kvlab.measure.clock import alternate, once
 from kvlab.measure.flops import decode_flops, naive_flops
+from kvlab.measure.report import read_report
 from kvlab.model.rotary import angles, rotate
 from kvlab.stores import FREE, Dynamic, Step
 from kvlab.stores.base import Knobs, View
@@ -146,15 +146,16 @@ def top_words(lm: Decoder, logits: Tensor, k: int = 5) -> list[tuple[str, float]
 
 
 def decode_run(device: str = "cpu", folder: Path | None = None) -> Recorded | NotMeasured:
-    """The newest recorded decode run on a "cpu" or "cuda" that has naive and cached steps of one sequence."""
+    """The recorded run on a "cpu" or "cuda" with naive and cached steps of one sequence at most contexts."""
     found = []
     for path in (folder or results_folder()).glob("*.json"):
-        run = Recorded(path.stem, json.loads(path.read_text(encoding="utf-8")))
-        on = "cuda" if str(run.data.get("bench", "")).startswith("gpu") else _parameters(run).get("device")
-        if on == device and step_points(run, "naive") and step_points(run, "dynamic"):
+        run = Recorded(path.stem, read_report(path))
+        on_gpu = run.report.bench.startswith("gpu") or run.report.parameters.get("device") == "cuda"
+        if on_gpu == (device == "cuda") and speedup_points(run):
             found.append(run)
     if found:
-        return max(found, key=lambda run: (model_of(run) == "smollm2-135m", str(run.data.get("date"))))
+        small = "smollm2-135m"
+        return max(found, key=lambda r: (model_of(r) == small, len(speedup_points(r)), r.report.date))
     where = "a GPU" if device == "cuda" else "a CPU"
     return NotMeasured("decode", f"Decode steps are not yet measured on {where}.")
 
@@ -188,12 +189,8 @@ def model_of(run: Recorded) -> str:
 
 
 def _rows(run: Recorded) -> list[dict[str, Any]]:
-    rows = [row for row in run.data.get("rows", []) if {"model", "context", "median"} <= set(row)]
+    rows = [row for row in run.rows if {"model", "context", "median"} <= set(row)]
     return [row for row in rows if row.get("batch", 1) == 1 and row["model"] == rows[0]["model"]]
-
-
-def _parameters(run: Recorded) -> dict[str, Any]:
-    return run.data.get("parameters") or {}
 
 
 def time_steps(lm: Decoder, context: int, rounds: int = 3) -> dict[str, tuple[int, float]]:

@@ -83,13 +83,15 @@ def step_times(
     alt = "time of a step against the context, naive and with a cache"
     figure = curves(contexts, lines, x_label=x, y_label=y, log_x=True, log_y=True, alt=alt)
     (ax,) = figure.axes
-    note: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9}
-    for name, colour in zip(ways, COLOURS, strict=False):
-        if live is not None:
-            context, seconds = live[name]
-            look: dict[str, Any] = {"markersize": 15, "markeredgecolor": "white", "zorder": 5}
-            ax.plot(context, 1e3 * seconds, "*", color=colour, **look)
-            ax.annotate("measured here", (context, 1e3 * seconds), (8, -14), **note)
+    look: dict[str, Any] = {"markersize": 15, "markeredgecolor": "white", "zorder": 5}
+    for name, colour in zip(ways if live else (), COLOURS, strict=False):
+        context, seconds = (live or {})[name]
+        ax.plot(context, 1e3 * seconds, "*", color=colour, **look)
+        note: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "ha": "right"}
+        ax.annotate("measured here", (context, 1e3 * seconds), (-8, 5), **note)
+    ax.margins(y=0.12)
+    last = [(1e3 * points[-1][1], name) for name, points in ways.items()]
+    _label_ends(figure, [(y, name, colour) for (y, name), colour in zip(last, COLOURS, strict=False)])
     return figure
 
 
@@ -112,7 +114,8 @@ def _label_ends(figure: Drawing, ends: Sequence[tuple[float, str, str]]) -> None
     """Write other labels at the right edge than `curves` does: where a line's two ends lie far apart."""
     (ax,) = figure.axes
     for text in list(ax.texts):
-        text.remove()
+        if text.get_transform() == ax.transAxes:
+            text.remove()
     direct_labels(ax, ends)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from ipywidgets import HTML, Box, Button, Checkbox, HBox, Layout
+from ipywidgets import HTML, Box, Button, Checkbox, Layout
 from torch import Tensor
 
 import kvlab
 
-from .style import BLUE, GRID, INK, QUIET, Drawing, drawing, styled, token_text
+from .style import BLUE, INK, QUIET, Drawing, drawing, styled, token_text
 from .tables import card, token_html
 from .widgets import Exhibit
 
@@ -48,6 +48,7 @@ class Context:
             self._known[key] = self._top(self.logits(key))
         return self._known[key]
 
+    @functools.cached_property
     def one_at_a_time(self) -> Tensor:
         """Logits `[cached tokens, vocab]`: row i without the entry of token i, all in one batch."""
         n = len(self.tokens)
@@ -92,27 +93,27 @@ def _row(word: str, p: float, before: float | None) -> str:
 
 
 @styled
-def words_figure(words: Words, title: str) -> Drawing:
-    """The next words as bars, for places where no widget runs."""
-    alt = ", ".join(f"{token_text(w)} {p:.0%}" for w, p, _ in words)
-    figure, (ax,) = drawing(6.4, 2.2, alt=alt)
-    ax.barh(range(len(words)), [p for _, p, _ in words], 0.62, color=BLUE)
-    for y, (_, p, _) in enumerate(words):
-        ax.annotate(f"{p:.0%}", (p, y), (5, 0), textcoords="offset points", va="center")
-    ax.set_yticks(range(len(words)), [token_text(w) for w, *_ in words])
-    ax.invert_yaxis()
-    ax.set_xlim(0, 1)
-    ax.grid(axis="y", visible=False)
-    ax.grid(axis="x", color=GRID)
-    ax.set_xlabel("probability of the next word")
-    ax.set_title(title, fontsize=10)
+def words_figure(panels: dict[str, Words]) -> Drawing:
+    """The next words as bars, a panel for each title, for places where no widget runs."""
+    alt = "; ".join(f"{name}: {words[0][0]!r} {words[0][1]:.0%}" for name, words in panels.items())
+    figure, axes = drawing(3.7 * len(panels), 2.3, alt=alt, columns=len(panels))
+    for ax, (name, words) in zip(axes, panels.items(), strict=True):
+        ax.barh(range(len(words)), [p for _, p, _ in words], 0.62, color=BLUE)
+        for y, (_, p, _) in enumerate(words):
+            ax.annotate(f"{p:.0%}", (p, y), (5, 0), textcoords="offset points", va="center")
+        ax.set_yticks(range(len(words)), [token_text(w) for w, *_ in words])
+        ax.invert_yaxis()
+        ax.set_xlim(0, 1)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel("probability of the next word")
+        ax.set_title(name, fontsize=10)
     return figure
 
 
 class ForgetOne(Exhibit):
     """`.boxes[i].value = False` forgets token i; `.buttons["…"]` sets many at once; `.html.value` shows."""
 
-    def __init__(self, context: Context, presets: dict[str, Sequence[int]]) -> None:
+    def __init__(self, context: Context, presets: dict[str, Sequence[int]], beside: str) -> None:
         self.context = context
         self.boxes = [self._box(token) for token in context.tokens]
         self.buttons = {name: Button(description=name, layout=Layout(width="auto")) for name in presets}
@@ -120,11 +121,17 @@ class ForgetOne(Exhibit):
             self.buttons[name].on_click(self._setter(tuple(positions)))
         self.html = HTML(layout=Layout(width="100%"))
         self._busy = False
+        _ = context.one_at_a_time  # single tokens and presets are answered at once, all else by one step
+        panels = {"nothing forgotten": context.words(), beside: context.words(presets[beside])}
+        for positions in presets.values():
+            context.words(positions)
         self._draw()
         boxes = Box(self.boxes, layout=Layout(flex_flow="row wrap"))
         title = "Forget one: tick off cached tokens and see the next word"
-        picture = partial(words_figure, context.words(), "Next word, nothing forgotten")
-        super().__init__([HBox(list(self.buttons.values())), boxes, self.html], title=title, picture=picture)
+        row = Box(list(self.buttons.values()), layout=Layout(flex_flow="row wrap"))
+        super().__init__(
+            [row, boxes, self.html], title=title, picture=functools.partial(words_figure, panels)
+        )
 
     @property
     def forgotten(self) -> list[int]:
@@ -155,6 +162,10 @@ class ForgetOne(Exhibit):
             self.html.value = shown(self.context, self.forgotten)
 
 
-def forget_one(context: Context, presets: dict[str, Sequence[int]]) -> ForgetOne:
-    """The widget over a `Context`; `presets` are buttons: a name and the positions that it forgets."""
-    return ForgetOne(context, presets)
+def forget_one(context: Context, presets: dict[str, Sequence[int]], beside: str) -> ForgetOne:
+    """The widget over a `Context`.
+
+    presets: buttons, a name and the positions that it forgets; beside: which of them the fallback picture
+    shows beside the full cache.
+    """
+    return ForgetOne(context, presets, beside)

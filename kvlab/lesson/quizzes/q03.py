@@ -29,8 +29,8 @@ QUIZ = [
         "Without the entry of the very first token, the next words shift, though `The` says little. "
         "What do many heads use the first token for?",
         {
-            "as a sink for attention": "The weights of a softmax add up to 1. A head with nothing to say puts "
-            "them on the first token; take it away, and they land on other values.",
+            "as a sink for attention": "The weights of a softmax add up to 1. A head with nothing to say "
+            "puts them on the first token; take it away, and they land on other values.",
             "to count positions from": "Positions come from the rotary angles, which stay as they were.",
             "as a summary of the text": "It was computed before any other token: it cannot know them.",
         },
