@@ -157,7 +157,7 @@ def test_a_report_names_no_host_user_or_folder(tmp_path: Path) -> None:
         ("results/x.json", "results/x.json"),
         ("hf:org/name", "hf:org/name"),
         ("tokens/s and 1/2", "tokens/s and 1/2"),
-        ("cannot open '/root/x/y': no such file", "cannot open 'y': no such file"),
+        ("cannot open '/srv/x/y': no such file", "cannot open 'y': no such file"),
     ],
 )
 def test_paths_are_cut_to_their_last_part(text: str, shown: str) -> None:
