@@ -126,7 +126,7 @@ def scenarios(draw) -> Scenario:
         config=draw(configs()),
         seed=draw(st.integers(0, 99)),
         batch=batch,
-        capacity=draw(st.sampled_from([40, 25, 8])),
+        capacity=draw(st.sampled_from([40, 16, 10])),
         operations=draw(operations(batch)),
     )
 
