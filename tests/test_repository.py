@@ -21,9 +21,8 @@ WRITES_NOTEBOOKS = re.compile(r"nbformat\.write\(|nbf\.write\(|jupytext")
 
 
 def committed() -> list[Path]:
-    """The files that git tracks, and those that it would add."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    """The files that git tracks."""
+    run = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if run.returncode:
         pytest.skip("this is no git checkout")
     return [path for line in run.stdout.splitlines() if (path := ROOT / line).is_file()]
