@@ -33,7 +33,7 @@ def weights() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def lm(weights: dict[str, Tensor]) -> Decoder:
-    return Decoder.from_weights(CONFIG, weights, dtype=torch.float64)
+    return Decoder.from_weights(CONFIG, dict(weights), dtype=torch.float64)
 
 
 def expected(weights: dict[str, Tensor], text: list[int], gone: Collection[int]) -> Tensor:

@@ -79,6 +79,7 @@ def test_the_clock_marks_distance_and_pair(clock: l02_clock.RotaryClock) -> None
         angle = inner.phases[0][pair] + query * inner.frequencies[pair]
         assert np.allclose(shaft, [math.cos(angle), math.sin(angle)])
         assert f"pair {pair} turns" in clock.words.value
+        assert inner.label.get_text() == f"pair {pair} alone"
         assert f"distance {query - key}" in inner.figure.alt
 
 

@@ -171,7 +171,7 @@ class TestSmallModels:
 
     def compare(self, config: Config, theirs_config) -> None:
         weights = {name: w.float() for name, w in random_weights(config, 0).items()}
-        ours = Decoder.from_weights(config, weights)
+        ours = Decoder.from_weights(config, dict(weights))
         theirs = on_weights(theirs_config, {name: w.clone() for name, w in weights.items()})
         ids = torch.randint(0, 97, (2, 100), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():

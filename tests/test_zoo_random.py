@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -66,17 +67,28 @@ class Largest(TorchDispatchMode):
 def test_weights_are_made_in_their_dtype_without_a_float32_copy(name):
     with Largest() as seen:
         lm = kvlab.random(name, device="cpu", dtype="bfloat16")
-    assert seen.bytes[torch.bfloat16] == lm.embed_tokens.weight.nbytes
+    fused = max(matrix.nbytes for block in lm.layers for matrix in (block.self_attn.qkv, block.mlp.gate_up))
+    assert seen.bytes[torch.bfloat16] == max(lm.embed_tokens.weight.nbytes, fused)
     assert seen.bytes.get(torch.float32, 0) <= 4 * lm.config.hidden_size  # norms and rotary frequencies
 
 
-def test_given_tensors_are_used_not_copied():
+FUSED = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+
+
+def test_given_tensors_are_used_and_only_the_fused_ones_copied():
     from kvlab.model import Decoder
     from kvlab.zoo.load import random_weights
 
     weights = random_weights(SHAPES["tiny"], torch.device("cpu"), torch.float32)
+    given = {name: p.data_ptr() for name, p in weights.items()}
+    originals = [weakref.ref(p) for name, p in weights.items() if name.split(".")[-2] in FUSED]
     lm = Decoder.from_weights(SHAPES["tiny"], weights)
-    assert all(p.data_ptr() == weights[name].data_ptr() for name, p in lm.named_parameters())
+    assert weights == {} and len(originals) == 5 * lm.config.num_hidden_layers
+    assert all(original() is None for original in originals)  # nothing is held twice
+    for name, p in lm.named_parameters():
+        assert name.split(".")[-2] in FUSED or p.data_ptr() == given[name]
+    for block in lm.layers:
+        assert block.self_attn.k_proj.weight.untyped_storage().data_ptr() == block.self_attn.qkv.data_ptr()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64", torch.float16])

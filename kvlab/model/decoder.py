@@ -193,7 +193,9 @@ class Decoder(nn.Module):
     ) -> Decoder:
         """A decoder on `weights`, named as in the checkpoints without the leading "model.".
 
-        A tensor that is already on `device` in `dtype` is used as it is, not copied.
+        `weights` is emptied. A tensor that is already on `device` in `dtype` is used as it is; those that are
+        fused (q, k and v; gate and up) are copied one layer after the other, and their originals let go, so
+        that little more than the model is ever held.
 
         Raises:
             ValueError: names or shapes are not those of `config`.
@@ -211,9 +213,14 @@ class Decoder(nn.Module):
                 f"(expected {expected.get(wrong[0], 'none')}, found {given.get(wrong[0], 'none')})."
             )
         precise = torch.float64 if dtype == torch.float64 else torch.float32
-        if config.norm_plus_one:  # Gemma stores its norm weights less one
-            weights = {name: 1 + p.to(precise) if "norm" in name else p for name, p in weights.items()}
-        lm.load_state_dict({name: p.to(device, dtype) for name, p in weights.items()}, assign=True)
+        state = {}
+        for name in expected:
+            weight = weights.pop(name)
+            if config.norm_plus_one and "norm" in name:  # Gemma stores its norm weights less one
+                weight = 1 + weight.to(precise)
+            state[name] = weight.to(device, dtype)
+        lm.load_state_dict(state, assign=True)
+        del state, weight
         for block in cast("list[Block]", lm.layers):
             attention, mlp = block.self_attn, block.mlp
             attention.qkv = fuse(attention.q_proj, attention.k_proj, attention.v_proj)

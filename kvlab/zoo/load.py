@@ -76,7 +76,7 @@ def random(
 ) -> Decoder:
     """A decoder of a known shape with random weights: for speed and memory, not for text.
 
-    The weights are made on `device` in `dtype`, one tensor after the other, so nothing larger than
+    The weights are made on `device` in `dtype`, one tensor after the other, so little more than
     the model itself is ever held. The same seed gives the same model on the same device and dtype.
 
     Args:
