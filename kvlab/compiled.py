@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from kvlab.cache import Cache, CacheError
-from kvlab.model.linear import sum_is_faster
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -111,7 +110,6 @@ class CompiledStep:
             if ids.device.type == "cuda":
                 logits = self._replay(ids)
             else:
-                sum_is_faster()  # measured here, because it cannot be while the step is traced
                 logits = self._call("step")(_step, self.lm, self.cache, ids)
         self.cache.count(1)
         return logits

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import math
 
 import torch
 import torch.nn.functional as F
@@ -23,50 +22,32 @@ class Linear(nn.Module):
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
     """x `[..., in]` times weight `[out, in]`, transposed: `[..., out]`."""
-    one_row = x.numel() == x.shape[-1]
-    if one_row and torch.compiler.is_compiling() and weight.is_contiguous() and weight.device.type == "cpu":
-        if _measured.get("sum is faster"):  # asked of `sum_is_faster` before the step was traced
-            return (weight * x.reshape(1, -1)).sum(dim=-1).view(*x.shape[:-1], -1)
+    few_rows = x.numel() <= 4 * x.shape[-1]
+    if few_rows and weight.dtype in _BLOCKED and weight.device.type == "cpu" and weight.is_contiguous():
+        return in_blocks(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], -1)
     return F.linear(x, weight)
+
+
+# MKL's product of a matrix and a row or two runs on one core, and one core alone reads slower than memory can
+# deliver; its batched product uses all of them. Other libraries, and smaller dtypes, do well as they are.
+_BLOCKED = (torch.float32, torch.float64) if torch.backends.mkl.is_available() else ()
+
+
+def in_blocks(x: Tensor, weight: Tensor) -> Tensor:
+    """x `[rows, in]` times weight `[out, in]`, transposed, as a batch of up to 16 blocks: `[rows, out]`."""
+    (rows, size), out = x.shape, len(weight)
+    blocks = math.gcd(out, 16)
+    # `x` transposed last, for its strides: MKL is several times slower where it has to turn the rows itself.
+    columns = x.expand(blocks, rows, size).transpose(1, 2)
+    return torch.bmm(weight.view(blocks, -1, size), columns).view(out, rows).t()
 
 
 def fuse(*parts: Linear) -> Tensor:
     """One matrix `[sum of outs, in]` of several that read the same input: one product instead of many.
 
-    The parts become views of it, so that each still goes by its own name. On a CPU it is laid out column
-    by column, which the library streams faster for the few rows of a decode step.
+    The parts become views of it, so that each still goes by its own name.
     """
     whole = torch.cat([part.weight for part in parts])
-    if whole.device.type == "cpu":
-        whole = whole.t().contiguous().t()
     for part, weight in zip(parts, whole.split([len(part.weight) for part in parts]), strict=True):
         part.weight = nn.Parameter(weight, requires_grad=False)
     return whole
-
-
-_measured: dict[str, bool] = {}  # what this process has found out about its CPU
-
-
-def sum_is_faster() -> bool:
-    """Whether a compiled sum of products beats the library's matrix product of one row, measured once.
-
-    A single row uses each weight once, so memory should set the pace. On some CPUs the library reaches
-    a third of that pace and the sum nearly all of it; on others the library is the faster one.
-    """
-    if "sum is faster" not in _measured:
-        compiled = torch.compile(lambda weight, x: (weight * x).sum(dim=-1), dynamic=False)
-        weights = [torch.rand(4096, 1024) for _ in range(8)]  # 134 MB: more than most caches hold
-        x = torch.rand(1, 1024)
-        library = _seconds(lambda weight, x: F.linear(x, weight), weights, x)
-        _measured["sum is faster"] = _seconds(compiled, weights, x) < 0.9 * library
-    return _measured["sum is faster"]
-
-
-def _seconds(product: Callable[..., Tensor], weights: list[Tensor], x: Tensor) -> float:
-    samples = []
-    for _ in range(6):  # the first one warms up
-        start = time.perf_counter()
-        for weight in weights:
-            product(weight, x)
-        samples.append(time.perf_counter() - start)
-    return sorted(samples[1:])[2]
