@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kvlab.model.decoder import Call, Frame, call
+from kvlab.model.attention import probabilities
+from kvlab.model.decoder import Attention, Call, Frame, call
 from kvlab.model.rotary import angles
+from kvlab.record import Record
 from kvlab.stores.base import Step, View
 from kvlab.stores.none import NoLayer, Passing
 
@@ -22,6 +24,19 @@ if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
 
 CosSin = tuple[Tensor, Tensor]
+
+
+class Told(Record):
+    """Writes attention maps under the mask that was given, where a plain `Record` goes by the positions."""
+
+    def __init__(self, record: Record, mask: Tensor):
+        self.record, self.mask = record, mask
+
+    def add(self, attention: Attention, q: Tensor, view: View, step: Step) -> None:
+        self.record.add(attention, q, view, step)
+        self.record.attention[attention.index] = probabilities(
+            q, view.keys.read(), self.mask, attention.scale, view.bias
+        )
 
 
 class LooseLayer(NoLayer):
@@ -75,13 +90,13 @@ class Loose:
         lm, (batch, tokens), past = self.lm, ids.shape, self.length
         if positions is None:
             positions = torch.arange(past, past + tokens, device=lm.device)
-        positions = positions.expand(batch, tokens)
+        positions = positions.to(lm.device).expand(batch, tokens)
         if mask is None:
             mask = causal_mask(tokens, past + tokens, lm.device)
-        mask = mask.expand(batch, 1, tokens, past + tokens)
+        mask = mask.to(lm.device).expand(batch, 1, tokens, past + tokens)
         ledger = torch.zeros(batch, 1, past + tokens, dtype=torch.int32, device=lm.device)
         step = Step(ids, positions, torch.arange(past, past + tokens), ledger, in_order=False)
-        frame = Frame(step, {}, {}, {}, lm.recording)
+        frame = Frame(step, {}, {}, {}, lm.recording and Told(lm.recording, mask))
         for kind, attention in lm.kinds.items():
             frame.rope[kind] = angles(positions[:, None], attention.frequencies, lm.dtype)
             frame.masks[kind], frame.causal[kind] = mask, False

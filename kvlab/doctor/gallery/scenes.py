@@ -1,0 +1,95 @@
+"""Where a misuse shows: a prompt and what is done with it before the text goes on.
+
+Each scene runs a subject and gives logits `[new, vocab]`; row i is what new token i is chosen from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kvlab.doctor.subject import Subject
+
+if TYPE_CHECKING:
+    from kvlab.model.decoder import Decoder
+
+New = int | Sequence[int]  # so many tokens, chosen greedily; or these tokens, whatever the logits say
+Scene = Callable[[Subject, Tensor, New], Tensor]
+Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
+OTHER = "Water boils at one hundred degrees. Birds fly south in autumn, and the"
+
+
+def go_on(step: Step, logits: Tensor, state: Any, new: New, row: int = 0) -> Tensor:
+    """Token by token from `logits [batch, tokens, vocab]` of the prompt: `[new, vocab]` of one row.
+
+    Every row of the batch is given the token of that row.
+    """
+    given = None if isinstance(new, int) else list(new)
+    count = new if isinstance(new, int) else len(new)
+    said = [logits[row, -1]]
+    while len(said) < count:
+        token = int(said[-1].argmax()) if given is None else given[len(said) - 1]
+        logits, state = step(torch.full_like(logits[:, :1, 0], token, dtype=torch.int64), state)
+        said.append(logits[row, -1])
+    return torch.stack(said)
+
+
+def other(like: Tensor, lm: Decoder | None = None) -> Tensor:
+    """Another prompt, as long as `like [1, tokens]` or shorter: some other text, or the tokens backwards."""
+    if lm is None or lm.tokenizer is None:
+        return like.flip(1)
+    return torch.tensor([lm.tokenizer.encode(OTHER)], device=like.device)[:, : like.shape[1]]
+
+
+def decode(subject: Subject, ids: Tensor, new: New) -> Tensor:
+    """The prompt `[1, tokens]` in one call, then token by token."""
+    return go_on(subject.step, *subject.step(ids, None), new)
+
+
+def in_chunks(subject: Subject, ids: Tensor, new: New) -> Tensor:
+    """The prompt in two calls (chunked prefill), then token by token."""
+    half = ids.shape[1] // 2
+    _, state = subject.step(ids[:, :half], None)
+    return go_on(subject.step, *subject.step(ids[:, half:], state), new)
+
+
+def padded(subject: Subject, ids: Tensor, new: New) -> Tensor:
+    """The prompt, padded on the left, in a batch with a longer one."""
+    before = other(ids)[:, :8]
+    batch = torch.cat([torch.cat([torch.zeros_like(before), ids], 1), torch.cat([before, ids], 1)])
+    mask = torch.ones_like(batch, dtype=torch.bool)
+    mask[0, : before.shape[1]] = False
+    return go_on(subject.step, *subject.step(batch, None, mask), new)
+
+
+def cropped(subject: Subject, ids: Tensor, new: New) -> Tensor:
+    """Four tokens too many are tried and taken back, as in speculative decoding."""
+    _, state = subject.step(ids, None)
+    _, state = subject.step(other(ids)[:, :4], state)
+    state = subject.crop(state, ids.shape[1] - 1)
+    return go_on(subject.step, *subject.step(ids[:, -1:], state), new)
+
+
+def reordered(subject: Subject, ids: Tensor, new: New) -> Tensor:
+    """Two rows; row 0 is to go on with what row 1 was, as when beam search drops a beam."""
+    _, state = subject.step(torch.cat([other(ids), ids])[:, :-1], None)
+    state = subject.reorder(state, [1, 1])
+    return go_on(subject.step, *subject.step(ids[:, -1:].expand(2, 1), state), new)
+
+
+def forked(subject: Subject, ids: Tensor, new: New) -> Tensor:
+    """One prefix, two endings: the other ending runs first."""
+    _, state = subject.step(ids[:, :-1], None)
+    twin = subject.fork(state)
+    for token in other(ids)[:, :6].split(1, dim=1):
+        _, twin = subject.step(token, twin)
+    return go_on(subject.step, *subject.step(ids[:, -1:], state), new)
+
+
+def used_again(subject: Subject, ids: Tensor, new: New) -> Tensor:
+    """A cache that served another text, emptied for this one."""
+    _, state = subject.step(other(ids), None)
+    return go_on(subject.step, *subject.step(ids, subject.reset(state)), new)
