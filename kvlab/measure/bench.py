@@ -27,6 +27,7 @@ examples:
   kvlab bench decode --models smollm2-135m --contexts 128 2048
   kvlab bench decode --models llama2-7b --device cuda --dtype bfloat16 --batches 1 8
   kvlab bench prefill --quick
+  kvlab bench growth --contexts 16 8192 --total 2048
   kvlab bench load --models smollm2-135m gemma3-270m
   kvlab bench gpu --out results --only ceilings,decode-llama2-7b
 
@@ -102,7 +103,22 @@ def _load(args: argparse.Namespace, device: torch.device, report: Report) -> str
     return loading_table(report)
 
 
-RUNS = {"ceilings": _ceilings, "decode": _decode, "prefill": _prefill, "load": _load}
+def _growth(args: argparse.Namespace, device: torch.device, report: Report) -> str:
+    from kvlab.measure.growth import growth_table, record_growth, shell
+    from kvlab.zoo import SHAPES
+
+    points = [*((n, args.append) for n in args.contexts), *([(1, args.total - 1)] if args.total > 1 else [])]
+    unknown = [name for name in args.models if name not in SHAPES]
+    if unknown:
+        raise ValueError(f"growth needs a model's shape only; {unknown[0]!r} is none of {', '.join(SHAPES)}.")
+    for name in args.models:
+        lm = shell(SHAPES[name], getattr(torch, args.dtype), device)
+        for point in _progress(points, f"growth {name}"):
+            record_growth(lm, [point], report, model=name)
+    return growth_table(report)
+
+
+RUNS = {"ceilings": _ceilings, "decode": _decode, "prefill": _prefill, "load": _load, "growth": _growth}
 
 
 def _gpu(args: argparse.Namespace, argv: list[str]) -> int:
@@ -215,6 +231,11 @@ def _parser() -> argparse.ArgumentParser:
                         help=f"of {', '.join(PATH_NAMES)} (default: all)")  # fmt: skip
     load = add("load", "seconds of a model's first conversion and of later loads, in fresh processes")
     load.add_argument("--later-only", action="store_true", help="leave the first conversion out")
+    growth = add("growth", "appending token by token: copying, doubling, preallocated", models=False)
+    growth.add_argument("--models", nargs="+", default=["smollm2-135m"], metavar="NAME", help="their shapes")
+    growth.add_argument("--contexts", nargs="+", type=_positive, default=[16, 512, 8192], metavar="TOKENS")
+    growth.add_argument("--append", type=_positive, default=64, help="tokens after each (default: 64)")
+    growth.add_argument("--total", type=int, default=0, metavar="TOKENS", help="also from 1 token to so many")
     add("ceilings", "bandwidth and matrix rate of this machine", models=False)
     gpu = add("gpu", "every GPU figure of the course, one JSON file a part", models=False)
     gpu.add_argument("--only", nargs="+", default=[], metavar="PART", help="parts, by spaces or commas")

@@ -1,10 +1,9 @@
-"""The parts of `bench gpu` about memory: curves, a very long text really held, and how a store grows."""
+"""The parts of `bench gpu` about memory: curves, and a very long text really held."""
 
 from __future__ import annotations
 
 import time
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,10 +15,7 @@ from kvlab.measure.clock import Timing, once, synchronize
 from kvlab.measure.gpu import Run, free_memory, memory_now
 from kvlab.measure.report import Report
 from kvlab.measure.tables import gigabytes, table
-from kvlab.stores import Dynamic, Static, Store
-from kvlab.stores.buffer import Growing
-from kvlab.stores.dynamic import DynamicLayer
-from kvlab.zoo import SHAPES
+from kvlab.stores import Dynamic, Static
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -190,75 +186,3 @@ def _steps(lm: Decoder, cache: Cache, label: str, steps: int, rounds: int) -> Ti
             timing.seconds.append(once(several, lm.device) / steps)
             cache.crop(held)
     return timing
-
-
-def growth(run: Run, report: Report) -> str:
-    """Appending one token after the other to stores that copy, double, or never grow; no model around."""
-    plan = run.plan
-    before, new = plan.growth
-    device = plan.device
-    shell = SimpleNamespace(config=SHAPES[plan.mha], dtype=plan.dtype, device=device)  # has no weights
-    stores: dict[str, Store] = {
-        "concatenation (growth 1.0)": Dynamic(growth=1.0),
-        "doubling (growth 2.0)": Dynamic(growth=2.0),
-        "preallocated (static)": Static(capacity=before + new),
-    }
-    for label, store in stores.items():
-        cache = Cache(shell, store=store)  # type: ignore[arg-type]
-        _append(cache, before)
-        free_memory()
-        start = memory_now(device)["gpu_allocated"]
-        seconds, copied = Timing(), 0
-        for _ in range(new):
-            old = _buffers(cache)
-            seconds.seconds.append(once(partial(_append, cache, 1), device))
-            copied += sum(nbytes for buffer, address, nbytes in old if _address(buffer) != address)
-        report.add(
-            store=label,
-            tokens_before=before,
-            tokens_appended=new,
-            **seconds.row(),
-            total_seconds=sum(seconds.seconds),
-            copied_bytes=copied,
-            gpu_allocated_before=start,
-            **cache_figures(cache),
-            **memory_now(device),
-        )
-        del cache
-        free_memory()
-    rows = [
-        {
-            "store": row["store"],
-            "copied GB": row["copied_bytes"] / 1e9,
-            "total s": row["total_seconds"],
-            "median ms/token": row["median"] * 1e3,
-            "slowest ms": max(row["seconds"]) * 1e3,
-            "allocated GB": row["allocated_bytes"] / 1e9,
-            "stored GB": row["stored_bytes"] / 1e9,
-            "peak GB": gigabytes(row["gpu_peak"]),
-            "reserved GB": gigabytes(row["gpu_reserved"]),
-        }
-        for row in report.rows
-    ]
-    return table(rows)
-
-
-def _append(cache: Cache, tokens: int) -> None:
-    """`tokens` tokens of random keys and values, as a forward call would bring them."""
-    c, device = cache.config, cache.device
-    step = cache.begin(torch.zeros(1, tokens, dtype=torch.int64, device=device))
-    k = torch.randn(1, c.num_key_value_heads, tokens, c.head_dim, device=device, dtype=cache.dtype)
-    for layer in cache.layers:
-        layer.settle(k, None, layer.append(k, k, step), step)
-    cache.commit(step)
-
-
-def _buffers(cache: Cache) -> list[tuple[Growing, int, int]]:
-    """Every growing buffer, where its tensor lies, and the bytes that a move would copy."""
-    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
-    streams = [stream for layer in layers for stream in (layer.keys, layer.values)]
-    return [(b, _address(b), b.nbytes) for stream in streams for b in stream.buffers() if b.data is not None]
-
-
-def _address(buffer: Growing) -> int:
-    return 0 if buffer.data is None else buffer.data.data_ptr()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kvlab.cache import Cache
-from kvlab.measure import gpu_attention, gpu_memory
+from kvlab.measure import gpu_attention, gpu_memory, growth
 from kvlab.measure.decode import Point, decode, decode_table, prompt
 from kvlab.measure.gpu import Part, Points, Run
 from kvlab.measure.paths import make_path
@@ -180,7 +180,7 @@ PARTS: dict[str, Part] = {
     "decode-llama2-7b": decode_mha,
     "hold-100k": gpu_memory.hold,
     "memory": gpu_memory.memory,
-    "growth": gpu_memory.growth,
+    "growth": growth.growth_part,
     "text": text,
     "decode-smollm2": decode_small,
     "profile": profile,
