@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from kvlab import Cache, cli
-from kvlab.measure import read_report
+from kvlab.measure import Timing, read_report
 from kvlab.measure.growth import (
     CONCATENATION,
     DOUBLING,
     PREALLOCATED,
     WAYS,
+    _timed,
     append,
     copied_tokens,
     grow,
@@ -77,9 +78,18 @@ def test_bench_growth_records_every_way(tmp_path: Path, capsys: pytest.CaptureFi
         assert row["model"] == "tiny" and len(row["seconds"]) == row["tokens_appended"]
         assert row["copied_bytes"] == row["theory_copied_bytes"]
         assert row["stored_bytes"] == row["logical_bytes"] <= row["allocated_bytes"] <= row["peak_bytes"]
+        assert (
+            row["slowest"] == max(row["seconds"]) <= sum(row["seconds"]) <= row["total_seconds"] * (1 + 1e-9)
+        )
     assert "concatenation" in capsys.readouterr().out
 
 
 def test_an_unknown_shape_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "growth", "--models", "tinny", "--out", str(tmp_path)]) == 1
     assert "'tinny' is none of" in capsys.readouterr().err
+
+
+def test_a_long_run_keeps_means_of_several_appends() -> None:
+    row = _timed(Timing([1.0, 3.0, 5.0, 7.0, 9.0]), most=2)
+    assert row["appends_a_sample"] == 3 and row["seconds"] == [3.0, 8.0]
+    assert row["slowest"] == 9.0 and row["total_seconds"] == 25.0
