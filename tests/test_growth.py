@@ -79,7 +79,7 @@ def test_bench_growth_records_every_way(tmp_path: Path, capsys: pytest.CaptureFi
         assert row["copied_bytes"] == row["theory_copied_bytes"]
         assert row["stored_bytes"] == row["logical_bytes"] <= row["allocated_bytes"] <= row["peak_bytes"]
         assert (
-            row["slowest"] == max(row["seconds"]) <= sum(row["seconds"]) <= row["total_seconds"] * (1 + 1e-9)
+            row["slowest"] == max(row["seconds"]) <= row["total_seconds"]
         )
     assert "concatenation" in capsys.readouterr().out
 
