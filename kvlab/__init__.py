@@ -4,6 +4,7 @@ from kvlab.cache import Cache, CacheError
 from kvlab.codecs import Int8
 from kvlab.eviction import SinkRecent
 from kvlab.generate import Generation, generate, stream
+from kvlab.measure.plan import plan
 from kvlab.record import record
 from kvlab.sampling import Sampling
 from kvlab.selection import TopK
@@ -26,6 +27,7 @@ __all__ = [
     "TopK",
     "generate",
     "load",
+    "plan",
     "random",
     "record",
     "stream",

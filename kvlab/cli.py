@@ -20,6 +20,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 COMMANDS: dict[str, tuple[str, str]] = {
     "lab": ("kvlab.lab:main", "open the course in JupyterLab, on your own copies in work/"),
     "fetch": ("kvlab.zoo.cli:main", "download a model's weights, verified, once"),
+    "plan": ("kvlab.measure.plan_cli:main", "count the bytes of a model and its cache: what fits where?"),
     "bench": ("kvlab.measure.bench:main", "measure decoding, prefill or loading, and record it"),
 }
 
@@ -28,6 +29,7 @@ examples:
   kvlab lab                       work through the lessons
   kvlab lab --fresh 03            also make a new copy of lesson 03 beside yours
   kvlab fetch smollm2-135m        have a model's weights ready
+  kvlab plan llama2-7b --tokens 100000    what a cache of that length costs
   kvlab bench decode --help       what one measurement can be told
 
 `python -m kvlab …` is the same command. `kvlab COMMAND --help` says more about one of them.

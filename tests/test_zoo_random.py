@@ -24,6 +24,9 @@ PUBLISHED = {
     "llama3-8b": 8_030_261_248,
     "llama3-70b": 70_553_706_496,
     "mistral-7b": 7_241_732_096,
+    "gemma-2b": 2_506_172_416,
+    "qwen3-8b": 8_190_735_360,
+    "gemma3-27b": 27_432_406_640 - 423_060_336,  # less the vision tower and its projector
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from kvlab.model.config import Config
+from kvlab.model.config import Config, RopeScaling
 
 BYTE_VOCAB = 259  # 256 bytes, then <bos>, <eos>, <pad>: see ByteTokenizer
 
@@ -56,6 +56,32 @@ SHAPES: dict[str, Config] = {
             layer_types=("sliding",) * 32, sliding_window=4096,
             bos_token_id=1, eos_token_ids=(2,),
             source="config.json of mistralai/Mistral-7B-v0.1; Jiang et al. 2023, arXiv:2310.06825, table 1",
+        ),
+        Config(
+            name="gemma-2b", vocab_size=256000, hidden_size=2048, intermediate_size=16384,
+            num_hidden_layers=18, num_attention_heads=8, num_key_value_heads=1, head_dim=256,
+            rms_norm_eps=1e-6, max_position_embeddings=8192, activation="gelu_tanh",
+            norm_plus_one=True, embed_scale=2048**0.5,
+            bos_token_id=2, eos_token_ids=(1,), pad_token_id=0,
+            source="config.json of google/gemma-2b; Gemma Team 2024, arXiv:2403.08295, table 1",
+        ),
+        Config(
+            name="qwen3-8b", vocab_size=151936, hidden_size=4096, intermediate_size=12288,
+            num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+            rms_norm_eps=1e-6, max_position_embeddings=40960, tie_word_embeddings=False, rope_theta=1e6,
+            qk_norm=True, bos_token_id=151643, eos_token_ids=(151645,), pad_token_id=151643,
+            source="config.json of Qwen/Qwen3-8B; Yang et al. 2025, arXiv:2505.09388, table 1",
+        ),
+        Config(
+            name="gemma3-27b", vocab_size=262208, hidden_size=5376, intermediate_size=21504,
+            num_hidden_layers=62, num_attention_heads=32, num_key_value_heads=16, head_dim=128,
+            rms_norm_eps=1e-6, max_position_embeddings=131072, activation="gelu_tanh",
+            rope_theta=1e6, rope_local_theta=1e4, rope_scaling=RopeScaling("linear", 8.0),
+            query_scale=168**-0.5, sliding_window=1024,
+            layer_types=((("sliding",) * 5 + ("full",)) * 11)[:62],
+            qk_norm=True, sandwich_norms=True, norm_plus_one=True, embed_scale=5376**0.5,
+            bos_token_id=2, eos_token_ids=(1, 106), pad_token_id=0,
+            source="text_config of google/gemma-3-27b-it; Gemma Team 2025, arXiv:2503.19786, table 1",
         ),
         Config(
             name="tiny", vocab_size=BYTE_VOCAB, hidden_size=64, intermediate_size=192,
