@@ -33,10 +33,10 @@ class Told(Record):
         self.record, self.mask = record, mask
 
     def add(self, attention: Attention, q: Tensor, view: View, step: Step) -> None:
-        self.record.add(attention, q, view, step)
-        self.record.attention[attention.index] = probabilities(
-            q, view.keys.read(), self.mask, attention.scale, view.bias
-        )
+        keys, values = view.read()
+        record, layer = self.record, attention.index
+        record.attention[layer] = probabilities(q, keys, self.mask, attention.scale)
+        record.queries[layer], record.keys[layer], record.values[layer] = q, keys, values
 
 
 class LooseLayer(NoLayer):

@@ -1,6 +1,7 @@
 """Where a misuse shows: a prompt and what is done with it before the text goes on.
 
-Each scene runs a subject and gives logits `[new, vocab]`; row i is what new token i is chosen from.
+Each scene runs a subject, or a caller, and gives logits `[new, vocab]`: row i is what new token i is chosen
+from.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
 
 New = int | Sequence[int]  # so many tokens, chosen greedily; or these tokens, whatever the logits say
-Scene = Callable[[Subject, Tensor, New], Tensor]
+Scene = Callable[[Any, Tensor, New], Tensor]
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 OTHER = "Water boils at one hundred degrees. Birds fly south in autumn, and the"
 
@@ -38,10 +39,11 @@ def go_on(step: Step, logits: Tensor, state: Any, new: New, row: int = 0) -> Ten
 
 
 def other(like: Tensor, lm: Decoder | None = None) -> Tensor:
-    """Another prompt, as long as `like [1, tokens]` or shorter: some other text, or the tokens backwards."""
+    """Another prompt, as long as `like [1, tokens]`: other text, or without a model the tokens backwards."""
     if lm is None or lm.tokenizer is None:
         return like.flip(1)
-    return torch.tensor([lm.tokenizer.encode(OTHER)], device=like.device)[:, : like.shape[1]]
+    text = torch.tensor([lm.tokenizer.encode(OTHER)], device=like.device)
+    return text.repeat(1, -(-like.shape[1] // text.shape[1]))[:, : like.shape[1]]
 
 
 def decode(subject: Subject, ids: Tensor, new: New) -> Tensor:
@@ -80,16 +82,19 @@ def reordered(subject: Subject, ids: Tensor, new: New) -> Tensor:
     return go_on(subject.step, *subject.step(ids[:, -1:].expand(2, 1), state), new)
 
 
-def forked(subject: Subject, ids: Tensor, new: New) -> Tensor:
-    """One prefix, two endings: the other ending runs first."""
-    _, state = subject.step(ids[:, :-1], None)
-    twin = subject.fork(state)
-    for token in other(ids)[:, :6].split(1, dim=1):
-        _, twin = subject.step(token, twin)
-    return go_on(subject.step, *subject.step(ids[:, -1:], state), new)
+def alone(caller: Any, ids: Tensor, new: New) -> Tensor:
+    """The prompt, and nothing before it."""
+    return caller(ids, new)
 
 
-def used_again(subject: Subject, ids: Tensor, new: New) -> Tensor:
-    """A cache that served another text, emptied for this one."""
-    _, state = subject.step(other(ids), None)
-    return go_on(subject.step, *subject.step(ids, subject.reset(state)), new)
+def second_text(caller: Any, ids: Tensor, new: New) -> Tensor:
+    """The prompt, after another one of the same length was answered."""
+    caller(other(ids, caller.lm), 4)
+    return caller(ids, new)
+
+
+def second_question(caller: Any, ids: Tensor, new: New) -> Tensor:
+    """The prompt, after another one that begins with the same half."""
+    prefix, question = ids.tensor_split(2, dim=1)
+    caller(torch.cat([prefix, other(question, caller.lm)], dim=1), 4)
+    return caller(ids, new)

@@ -28,6 +28,11 @@ class Tape(Loose):
         self.real = torch.zeros(1, 0, dtype=torch.bool, device=lm.device)
 
     @property
+    def frequencies(self) -> Tensor:
+        """Radians per position of each rotated pair, `[head_dim / 2]`."""
+        return next(iter(self.lm.kinds.values())).frequencies
+
+    @property
     def seen(self) -> int:
         """Tokens that came in, whatever is held of them."""
         return self.ids.shape[1]
@@ -75,9 +80,12 @@ class Stepper(Subject):
         return logits, cache
 
     def run(self, cache: Any, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        self.refuse_padding(mask)
+        return self.code(cache, tokens)
+
+    def refuse_padding(self, mask: Tensor | None) -> None:
         if mask is not None and not bool(mask.all()):
             raise Unable(f"{self.name} knows nothing of padding")
-        return self.code(cache, tokens)
 
     def full(self, tokens: Tensor) -> Tensor:
         return self.lm(tokens)
