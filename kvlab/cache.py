@@ -15,6 +15,7 @@ from kvlab.selection.base import Selection
 from kvlab.stores import FREE, Knobs, Step, Store, named_store
 from kvlab.stores.buffer import distinct_storage_bytes
 from kvlab.stores.dynamic import DynamicLayer
+from kvlab.stores.ring import Turn, turn
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -59,8 +60,8 @@ class Cache:
         self.kind = store if isinstance(store, Store) else _checked(named_store, store, capacity, batch)
         self.codec, self.eviction, self.selection = codec, eviction, selection
         knobs = [self._knobs(i) for i in range(self.config.num_hidden_layers)]
-        for of_layer in knobs:
-            _checked(self.kind.refuse, of_layer)
+        for i, of_layer in enumerate(knobs):
+            _checked(self.kind.refuse, of_layer, self.config, i)
         self.layers = [
             self.kind.layer(i, self.config, of_layer, self.device, self.dtype)
             for i, of_layer in enumerate(knobs)
@@ -170,10 +171,22 @@ class Cache:
             ledger = torch.cat((ledger, positions.unsqueeze(1)), dim=2)
         else:
             ledger = ledger.index_copy(2, slots, positions.unsqueeze(1))
-        return Step(ids, positions, slots, ledger, in_order=not self._padded and self.kind.capacity is None)
+        ring = self._turn(positions, mask is not None)
+        in_order = not self._padded and self.kind.capacity is None
+        return Step(ids, positions, slots, ledger, in_order, ring)
+
+    def _turn(self, positions: Tensor, masked: bool) -> Turn | None:
+        """What the step does to the rings of layers with a window, if the store has rings."""
+        size, window = self.kind.ring(self.config), self.config.sliding_window
+        if size is None or window is None:
+            return None
+        fixed = positions.shape[1] == 1 and self.kind.capacity is not None
+        return turn(self._seen, positions, size, window, None if fixed else self.used, masked)
 
     def commit(self, step: Step) -> None:
         """Every layer has settled: from now on the new tokens are part of the past."""
+        for layer in self.layers:
+            layer.commit()
         self.close(step)
         self.count(step.tokens)
         if self.kind.recomputes:
@@ -269,7 +282,8 @@ class Cache:
         """Roll back to the first `n` columns of ids that were passed in, padding included.
 
         Raises:
-            CacheError: if `n` is negative or more than was passed in.
+            CacheError: if `n` is negative or more than was passed in, or if the window of the next token
+                would reach back to what a sliding layer has forgotten.
         """
         if not 0 <= n <= self.used:
             raise CacheError(
@@ -279,6 +293,8 @@ class Cache:
             return
         kept = self.ledger[:, 0, :n]  # [batch, n]
         seen = kept.amax(dim=-1) + 1 if n else torch.zeros_like(self._seen)
+        for layer in self.layers:
+            _checked(layer.refuse_crop, self._seen, seen)
         for layer in self.layers:
             layer.crop(n, seen)
         if self.kind.capacity is None:

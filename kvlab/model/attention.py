@@ -102,7 +102,7 @@ def may_see(queries: Tensor, positions: Tensor, window: int | None) -> Tensor:
 
 def implied(step: Step, window: int | None) -> Literal["all", "causal"] | None:
     """What needs no mask, because order alone says who sees whom; None: a mask is needed."""
-    slots = step.ledger.shape[-1]
+    slots = step.shared(window).shape[-1]  # a full ring: every slot is in the window of a single token
     if not step.in_order or (window is not None and slots > window):
         return None
     if step.tokens == 1:

@@ -30,7 +30,7 @@ class Frame:
 
     step: Step
     rope: dict[str, CosSin]  # at the new tokens' positions
-    masks: dict[str, Tensor | None]  # over the shared ledger; None: all visible, or causal
+    masks: dict[str, Tensor | None]  # over the shared positions; None: all visible, or causal
     causal: dict[str, bool]
     record: Record | None = None
 
@@ -108,7 +108,7 @@ class Attention(nn.Module):
             if picked is not None:
                 out, layer.bytes_read = picked
                 return out
-        if view.positions is step.ledger:
+        if view.positions is step.shared(self.window):
             mask, causal = frame.masks[self.kind], frame.causal[self.kind]
         else:  # an eviction has given this layer a ledger of its own
             mask, causal = may_see(step.positions, view.positions, self.window), False
@@ -288,7 +288,8 @@ class Decoder(nn.Module):
             frame.rope[kind] = angles(step.positions.unsqueeze(1), attention.frequencies, self.dtype)
             known = implied(step, window)
             frame.causal[kind] = known == "causal"
-            frame.masks[kind] = may_see(step.positions, step.ledger, window) if known is None else None
+            shared = step.shared(window)
+            frame.masks[kind] = may_see(step.positions, shared, window) if known is None else None
         return frame
 
     def embed(self, ids: Tensor) -> Tensor:

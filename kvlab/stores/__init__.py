@@ -1,11 +1,15 @@
 """Stores: where the entries live. One idea a file."""
 
+from collections.abc import Callable
+
 from kvlab.stores.base import FREE, Knobs, Layer, Step, Store, View
 from kvlab.stores.dynamic import Dynamic
+from kvlab.stores.hybrid import Hybrid
 from kvlab.stores.none import NoStore
+from kvlab.stores.sliding import Sliding
 from kvlab.stores.static import Static
 
-STORES: dict[str, type[Store]] = {store.name: store for store in (NoStore, Dynamic, Static)}
+STORES: dict[str, type[Store]] = {store.name: store for store in (NoStore, Dynamic, Static, Sliding, Hybrid)}
 
 
 def named_store(name: str, capacity: int | None = None, batch: int = 1) -> Store:
@@ -16,10 +20,11 @@ def named_store(name: str, capacity: int | None = None, batch: int = 1) -> Store
     """
     if name not in STORES:
         raise ValueError(f"there is no store {name!r}; choose one of {', '.join(map(repr, STORES))}.")
-    if name == "static":
-        if capacity is None:
-            raise ValueError('store="static" is allocated at once: say for how many tokens, capacity=….')
-        return Static(capacity=capacity, batch=batch)
+    if name == "static" and capacity is None:
+        raise ValueError('store="static" is allocated at once: say for how many tokens, capacity=….')
+    fixed: dict[str, Callable[..., Store]] = {"static": Static, "sliding": Sliding, "hybrid": Hybrid}
+    if name in fixed and capacity is not None:
+        return fixed[name](capacity=capacity, batch=batch)
     if capacity is not None:
         raise ValueError(f'store="{name}" has no fixed capacity; leave capacity out, or use store="static".')
     return STORES[name]()
@@ -29,9 +34,11 @@ __all__ = [
     "FREE",
     "STORES",
     "Dynamic",
+    "Hybrid",
     "Knobs",
     "Layer",
     "NoStore",
+    "Sliding",
     "Static",
     "Step",
     "Store",

@@ -19,6 +19,7 @@ from kvlab.selection.base import Selection
 
 if TYPE_CHECKING:
     from kvlab.model.config import Config
+    from kvlab.stores.ring import Turn
 
 FREE = -1  # the ledger's word for a slot that holds no token: padding, or never written
 
@@ -32,10 +33,15 @@ class Step:
     slots: Tensor  # [tokens] where a static store writes them
     ledger: Tensor  # [batch, 1, slots] positions of all entries, the new ones included
     in_order: bool  # no padding, nothing dropped, slot i holds position i: masks can be implied
+    ring: Turn | None = None  # what it does to the rings of layers with a window, where the store has rings
 
     @property
     def tokens(self) -> int:
         return self.positions.shape[1]
+
+    def shared(self, window: int | None) -> Tensor:
+        """Positions of the entries, `[batch, 1, slots]`, that all layers with such a window share."""
+        return self.ledger if window is None or self.ring is None else self.ring.positions
 
 
 class Reader(Protocol):
@@ -103,6 +109,12 @@ class Layer(ABC):
     def settle(self, queries: Tensor, mass: Tensor | None, view: View, step: Step) -> None:
         """After attention: let the eviction choose, free what it drops, and encode what is due."""
 
+    def commit(self) -> None:  # noqa: B027 (most layers are done when they have settled)
+        """All layers have settled: what must not be lost if one of them fails may be overwritten now."""
+
+    def refuse_crop(self, seen: Tensor, wanted: Tensor) -> None:  # noqa: B027 (most can always be cropped)
+        """Raise ValueError where going back from `seen [batch]` tokens to `wanted` needs what is gone."""
+
     @abstractmethod
     def crop(self, slots: int, tokens: Tensor) -> None:
         """Keep what the first `slots` arrivals brought: positions below `tokens [batch]` of each row."""
@@ -119,9 +131,13 @@ class Layer(ABC):
     def fork(self) -> Layer:
         """A copy that shares no storage."""
 
-    @abstractmethod
+    def positions(self, ledger: Tensor) -> Tensor:
+        """The position that each slot holds, `[batch, 1 or kv_heads, slots]`; `ledger`: the shared one."""
+        return ledger
+
     def stored(self, ledger: Tensor) -> Tensor:
-        """Entries held per sequence and head, `[batch, 1 or kv_heads]`, where `ledger` is the shared one."""
+        """Entries held per sequence and head, `[batch, 1 or kv_heads]`; `ledger`: the shared one."""
+        return (self.positions(ledger) >= 0).sum(dim=-1)
 
     @abstractmethod
     def stored_bytes(self, slots: int) -> int:
@@ -154,5 +170,11 @@ class Store(ABC):
     ) -> Layer:
         """The empty cache of layer `index`."""
 
-    def refuse(self, knobs: Knobs) -> None:  # noqa: B027 (most stores take everything)
-        """Raise ValueError, in one clear sentence, where this store cannot work with these knobs."""
+    def ring(self, config: Config) -> int | None:
+        """Slots of the rings that the layers with a window have; None: there are no rings."""
+        return None
+
+    def refuse(  # noqa: B027 (most stores take everything)
+        self, knobs: Knobs, config: Config, index: int
+    ) -> None:
+        """Raise ValueError, in one clear sentence, where layer `index` cannot work with these knobs."""

@@ -142,8 +142,8 @@ class DynamicLayer(Layer):
         twin._staged = (None, {})
         return twin
 
-    def stored(self, ledger: Tensor) -> Tensor:
-        return ((ledger if self.ledger is None else self.ledger) >= 0).sum(dim=-1)
+    def positions(self, ledger: Tensor) -> Tensor:
+        return ledger if self.ledger is None else self.ledger
 
     def stored_bytes(self, slots: int) -> int:
         own = [t for t in (self.ledger, *self.columns.values()) if t is not None]

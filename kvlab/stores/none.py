@@ -26,7 +26,7 @@ class NoStore(Store):
     ) -> Layer:
         return NoLayer()
 
-    def refuse(self, knobs: Knobs) -> None:
+    def refuse(self, knobs: Knobs, config: Config, index: int) -> None:
         if any(knob is not None for knob in vars(knobs).values()):
             raise ValueError('store="none" keeps no entries for a codec, eviction or selection to work on.')
 
@@ -72,8 +72,8 @@ class NoLayer(Layer):
     def fork(self) -> NoLayer:
         return NoLayer()
 
-    def stored(self, ledger: Tensor) -> Tensor:
-        return ledger.new_zeros(ledger.shape[:2])
+    def positions(self, ledger: Tensor) -> Tensor:
+        return ledger[:, :, :0]
 
     def stored_bytes(self, slots: int) -> int:
         return 0

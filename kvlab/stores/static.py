@@ -43,7 +43,7 @@ class Static(Store):
         like = torch.zeros(shape, dtype=dtype, device=device)
         return StaticLayer(knobs, like, self.capacity)
 
-    def refuse(self, knobs: Knobs) -> None:
+    def refuse(self, knobs: Knobs, config: Config, index: int) -> None:
         if knobs.eviction is not None:
             raise ValueError(
                 f"{type(knobs.eviction).__name__} would free nothing in a static store, whose slots are "
@@ -89,9 +89,6 @@ class StaticLayer(Layer):
         twin = copy.copy(self)
         twin.keys, twin.values = self.keys.fork(), self.values.fork()
         return twin
-
-    def stored(self, ledger: Tensor) -> Tensor:
-        return (ledger >= 0).sum(dim=-1)
 
     def stored_bytes(self, slots: int) -> int:
         return slots * (self.keys.slot_bytes() + self.values.slot_bytes())
