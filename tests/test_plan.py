@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +12,12 @@ from small import CONFIG, ids, model, storages
 
 import kvlab
 from kvlab import Cache, Int8, cli
-from kvlab.measure import decode_bytes
+from kvlab.measure import decode_bytes, read_report
+from kvlab.measure.memory import MORE, PROMPT
 from kvlab.measure.outline import OTHERS, outline, presets
 from kvlab.measure.plan import Plan
 from kvlab.measure.plan_cli import size
+from kvlab.measure.resident import peak_bytes, resident_bytes
 from kvlab.model.decoder import Decoder
 from kvlab.zoo import SHAPES
 
@@ -284,3 +288,33 @@ def test_sizes(text: str, count: int) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no size"):
         size(text)
+
+
+# --- bench memory ---------------------------------------------------------------------------------------
+
+
+def test_bench_memory_records_the_plan_the_cache_and_the_process(tmp_path: Path) -> None:
+    out = tmp_path / "memory.json"
+    argv = ["--models", "tiny", "--contexts", "400", "--batches", "2", "--device", "cpu", "--threads", "1"]
+    assert cli.main(["bench", "memory", *argv, "--out", str(out)]) == 0
+    run = read_report(out)
+    assert [(r["store"], r["moment"]) for r in run.rows] == [
+        (store, moment) for store in ("dynamic", "static") for moment in ("made", PROMPT, MORE)
+    ]
+    token = 2 * 512 * 2  # of both sequences, float32
+    assert [row["stored_bytes"] // token for row in run.rows] == [0, 400, 401] * 2
+    assert [row["allocated_bytes"] // token for row in run.rows] == [0, 400, 800, 464, 464, 464]
+    for row in run.rows:
+        assert row["planned_stored_bytes"] == row["stored_bytes"]
+        assert row["planned_allocated_bytes"] == row["allocated_bytes"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_resident_bytes_follow_what_is_written() -> None:
+    before = resident_bytes()
+    block = torch.ones(40_000_000, dtype=torch.uint8)
+    assert before is not None
+    assert abs(resident_bytes() - before - block.numel()) < 8_000_000
+    del block
+    assert abs(resident_bytes() - before) < 8_000_000
+    assert peak_bytes() >= resident_bytes()

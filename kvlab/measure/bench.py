@@ -27,6 +27,7 @@ examples:
   kvlab bench decode --models smollm2-135m --contexts 128 2048
   kvlab bench decode --models llama2-7b --device cuda --dtype bfloat16 --batches 1 8
   kvlab bench prefill --quick
+  kvlab bench memory --models smollm2-135m --contexts 512 2048 --batches 1 4
   kvlab bench growth --contexts 16 8192 --total 2048
   kvlab bench load --models smollm2-135m gemma3-270m
   kvlab bench gpu --out results --only ceilings,decode-llama2-7b
@@ -118,7 +119,23 @@ def _growth(args: argparse.Namespace, device: torch.device, report: Report) -> s
     return growth_table(report)
 
 
+def _memory(args: argparse.Namespace, device: torch.device, report: Report) -> str:
+    from kvlab.measure.memory import Point, memory, memory_table
+
+    points = [
+        Point(name, store, tokens, batch, args.dtype, torch.get_num_threads())
+        for name in args.models
+        for store in args.stores
+        for batch in args.batches
+        for tokens in args.contexts
+    ]
+    for point in _progress(points, "memory"):
+        memory([point], device, report)
+    return memory_table(report)
+
+
 RUNS = {"ceilings": _ceilings, "decode": _decode, "prefill": _prefill, "load": _load, "growth": _growth}
+RUNS["memory"] = _memory
 
 
 def _gpu(args: argparse.Namespace, argv: list[str]) -> int:
@@ -236,6 +253,11 @@ def _parser() -> argparse.ArgumentParser:
     growth.add_argument("--contexts", nargs="+", type=_positive, default=[16, 512, 8192], metavar="TOKENS")
     growth.add_argument("--append", type=_positive, default=64, help="tokens after each (default: 64)")
     growth.add_argument("--total", type=int, default=0, metavar="TOKENS", help="also from 1 token to so many")
+    memory = add("memory", "bytes of a cache: planned, counted, and really in memory", models=False)
+    memory.add_argument("--models", nargs="+", default=["smollm2-135m"], metavar="NAME")
+    memory.add_argument("--contexts", nargs="+", type=_positive, default=[256, 512, 1024, 2048])
+    memory.add_argument("--batches", nargs="+", type=_positive, default=[1], metavar="N")
+    memory.add_argument("--stores", nargs="+", default=["dynamic", "static"], choices=["dynamic", "static"])
     add("ceilings", "bandwidth and matrix rate of this machine", models=False)
     gpu = add("gpu", "every GPU figure of the course, one JSON file a part", models=False)
     gpu.add_argument("--only", nargs="+", default=[], metavar="PART", help="parts, by spaces or commas")
