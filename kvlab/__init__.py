@@ -8,7 +8,7 @@ from kvlab.measure.plan import plan
 from kvlab.record import record
 from kvlab.sampling import Sampling
 from kvlab.selection import TopK
-from kvlab.stores import Dynamic, NoStore, Static
+from kvlab.stores import Dynamic, Hybrid, NoStore, Sliding, Static
 from kvlab.zoo import ModelError, load, random
 
 __version__ = "0.1.0"
@@ -18,11 +18,13 @@ __all__ = [
     "CacheError",
     "Dynamic",
     "Generation",
+    "Hybrid",
     "Int8",
     "ModelError",
     "NoStore",
     "Sampling",
     "SinkRecent",
+    "Sliding",
     "Static",
     "TopK",
     "generate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,9 @@ from scenarios import (
     scenarios,
 )
 
-from kvlab import Cache, CacheError, Dynamic, SinkRecent, TopK
+from kvlab import Cache, CacheError, Dynamic, SinkRecent, Sliding, TopK
+from kvlab.codecs import Codec
+from kvlab.stores.sliding import RingLayer
 
 TOLERANCE = 1e-10  # float64 rounding; logits are about 3 in size
 
@@ -35,6 +37,15 @@ Knobs = Callable[[Scenario], dict[str, Any]]  # arguments of Cache
 
 def static(scenario: Scenario, **knobs: Any) -> dict[str, Any]:
     return {"store": "static", "capacity": scenario.capacity, "batch": scenario.batch, **knobs}
+
+
+def hybrid(scenario: Scenario, **knobs: Any) -> dict[str, Any]:
+    return static(scenario, **knobs) | {"store": "hybrid"}
+
+
+def single(plain_keys: bool = False) -> Codec:
+    """A codec of single tokens, which rings take."""
+    return ExactBlocks(1, 0, 0, plain_keys)
 
 
 # A new exact store, or a setting of a knob that loses nothing, joins with one line.
@@ -51,6 +62,14 @@ STORES: dict[str, Knobs] = {
     "eviction: padding only": lambda s: {"eviction": DropPadding()},
     "selection: k of fewer": lambda s: {"selection": TopK(1000)},
     "selection: names all, static": lambda s: static(s, selection=ReadAll()),
+    "hybrid": lambda s: {"store": "hybrid"},
+    "hybrid, static": lambda s: hybrid(s),
+    "hybrid, codec: keys stored plain": lambda s: {"store": "hybrid", "codec": single(plain_keys=True)},
+    "hybrid, static, codec and selection": lambda s: hybrid(s, codec=single(), selection=ReadAll()),
+    "sliding": lambda s: {"store": "sliding"},
+    "sliding, growth 1": lambda s: {"store": Sliding(growth=1.0), "selection": ReadAll()},
+    "sliding, codec": lambda s: {"store": "sliding", "codec": (single(), None), "selection": TopK(1000)},
+    "sliding, static": lambda s: static(s) | {"store": "sliding"},
     "all knobs": lambda s: {
         "codec": ExactBlocks(1, 2, 0),
         "eviction": KeepAll("mass", plain_keys=True),
@@ -94,9 +113,7 @@ class Player:
                 case Fork() if len(self.branches) < 3:
                     self.branches.append(Branch(branch.cache.fork(), [list(row) for row in branch.rows]))
                 case Crop(_, to):
-                    to %= len(branch.rows[0]) + 1
-                    branch.cache.crop(to)
-                    branch.rows = [row[:to] for row in branch.rows]
+                    self.crop(branch, to % (len(branch.rows[0]) + 1))
                 case Reorder(_, rows) if branch.rows[0]:
                     branch.cache.reorder(list(rows))
                     branch.rows = [list(branch.rows[row]) for row in rows]
@@ -123,6 +140,20 @@ class Player:
             row += [token if is_real else None for token, is_real in zip(new, real, strict=True)]
         self.compare(branch, logits, mask)
 
+    def crop(self, branch: Branch, to: int) -> None:
+        """A ring cannot go back to where the window begins before the oldest token that it holds."""
+        left = [row[:to] for row in branch.rows]
+        window = self.scenario.config.sliding_window or 0
+        for was, row in zip(branch.rows, left, strict=True):
+            before, after = (len([token for token in x if token is not None]) for x in (was, row))
+            seen_next, held = range(after)[-window + 1 :], range(before)[-window + 1 :]
+            if _rings(branch.cache) and window > 1 and not set(seen_next) <= set(held):
+                with pytest.raises(CacheError, match="have forgotten"):
+                    branch.cache.crop(to)
+                return
+        branch.cache.crop(to)
+        branch.rows = left
+
     def interrupt(self, branch: Branch, operation: Interrupt) -> None:
         block = self.lm.layers[operation.layer % len(self.lm.layers)]
         module = block.mlp if operation.settled else block.self_attn
@@ -146,8 +177,24 @@ class Player:
         lengths = [len(text) for text in branch.texts()]
         if branch.rows[0]:
             assert branch.cache.tokens_seen.tolist() == lengths
-            stored = [0] * len(lengths) if branch.cache.kind.recomputes else lengths
-            assert branch.cache.tokens_stored.tolist() == stored
+            cache, kept = branch.cache, lengths
+            if cache.kind.recomputes:
+                kept = [0] * len(lengths)
+            elif all(isinstance(layer, RingLayer) for layer in cache.layers):
+                kept = [min(length, cache.config.sliding_window - 1) for length in lengths]
+            assert cache.tokens_stored.tolist() == kept
+
+
+def _rings(cache: Cache) -> bool:
+    return any(isinstance(layer, RingLayer) for layer in cache.layers)
+
+
+def all_sliding(scenario: Scenario) -> Scenario:
+    """The same with a window in every layer."""
+    config = scenario.config
+    window = config.sliding_window or (1, 2, 3, 4, 7, 50)[scenario.seed % 6]
+    types = ("sliding",) * config.num_hidden_layers
+    return replace(scenario, config=config.replace(layer_types=types, sliding_window=window))
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -156,4 +203,4 @@ class Player:
 )
 @given(scenario=scenarios())
 def test_logits_are_those_of_the_plain_decoder(name: str, scenario: Scenario) -> None:
-    Player(scenario, STORES[name]).play()
+    Player(all_sliding(scenario) if name.startswith("sliding") else scenario, STORES[name]).play()
