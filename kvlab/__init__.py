@@ -1,5 +1,6 @@
 """kvlab: every idea about the KV cache as one small class, tried on a real model."""
 
+from kvlab import doctor
 from kvlab.cache import Cache, CacheError
 from kvlab.codecs import Int8
 from kvlab.eviction import SinkRecent
@@ -27,6 +28,7 @@ __all__ = [
     "Sliding",
     "Static",
     "TopK",
+    "doctor",
     "generate",
     "load",
     "plan",

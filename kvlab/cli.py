@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lab": ("kvlab.lab:main", "open the course in JupyterLab, on your own copies in work/"),
     "fetch": ("kvlab.zoo.cli:main", "download a model's weights, verified, once"),
     "plan": ("kvlab.measure.plan_cli:main", "count the bytes of a model and its cache: what fits where?"),
+    "doctor": ("kvlab.doctor.cli:main", "check a model, or your own decoding step, for misuse of its cache"),
     "bench": ("kvlab.measure.bench:main", "measure decoding, prefill or loading, and record it"),
 }
 

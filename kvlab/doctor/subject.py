@@ -22,6 +22,8 @@ class Subject:
     name: str = "step"
     vocab_size: int
     batched: bool = True  # takes more than one row
+    longest: int | None = None  # tokens that a text may have; None: no limit is known
+    lossy: str | None = None  # what its cache loses on purpose, in words; None: it means to be exact
 
     def step(self, tokens: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
         """Logits `[batch, new, vocab]` of the new `tokens [batch, new]`, int64, and the state after them.

@@ -1,0 +1,181 @@
+"""`kvlab.doctor.check`: examine anything that decodes with a cache."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from kvlab.cache import Cache
+from kvlab.doctor.adapters import FunctionSubject, KvlabSubject
+from kvlab.doctor.find import find_references
+from kvlab.doctor.names import fix_of
+from kvlab.doctor.patient import DoctorError, Patient
+from kvlab.doctor.probes import PROBES, Probe
+from kvlab.doctor.reference import Reference, reference_of
+from kvlab.doctor.report import Finding, Report
+from kvlab.doctor.schedule import Schedule, singles
+from kvlab.doctor.subject import Subject, Unable
+
+
+def check(subject: Any, cache: Any = None, *, model: Any = None, vocab_size: int | None = None) -> Report:
+    """Find out whether decoding with a cache gives what full recompute gives; name what is wrong.
+
+    Args:
+        subject: a kvlab model; a transformers causal LM; an x-transformers `TransformerWrapper`; a
+            `Subject`; or any callable `step(tokens, state) -> (logits, state)`, tokens int64 `[batch, new]`,
+            logits `[batch, new, vocab]`, state None at the start of a text.
+        cache: with a kvlab model, a `kvlab.Cache` whose store and knobs are to be used; with a transformers
+            model, a function that makes an empty cache.
+        model: the model behind a callable, where the doctor cannot find it by itself.
+        vocab_size: of a callable whose model is not to be had.
+
+    Nothing is printed, and the model is left as it was.
+
+    Raises:
+        DoctorError: this cannot be examined; the message says why.
+    """
+    taken = as_subject(subject, cache, model, vocab_size)
+    reference = None if model is None else reference_of(model)
+    if model is not None and reference is None:
+        raise DoctorError(f"model must be a kvlab, transformers or x-transformers model, not {_a(model)}.")
+    return examine(taken, reference)
+
+
+def examine(subject: Subject, reference: Reference | None = None) -> Report:
+    """Run every probe on a subject."""
+    before = torch.get_rng_state()
+    try:
+        patient = Patient(subject, reference)
+        report = Report(subject.name)
+        for probe in PROBES:
+            if _stopped(report):
+                report.not_probed[probe.name] = f"the step is not right yet ({report.findings[-1].name})"
+            else:
+                _run(probe, patient, report)
+        if not any(finding.probe == "chunks" for finding in report.findings):
+            _rounding(patient, report)
+        return report
+    finally:
+        torch.set_rng_state(before)
+
+
+def _stopped(report: Report) -> bool:
+    """After one of the first probes has found something, the others would only find its traces."""
+    early = {probe.name for probe in PROBES if probe.early}
+    return any(finding.probe in early and finding.kind != "lossy" for finding in report.findings)
+
+
+def _run(probe: Probe, patient: Patient, report: Report) -> None:
+    try:
+        findings = probe.run(patient)
+    except (Unable, NotImplementedError) as why:
+        report.not_probed[probe.name] = str(why) or "the subject cannot do this"
+        return
+    except DoctorError:
+        raise
+    except Exception as error:  # the subject's own: evidence, not a crash of ours
+        findings = [
+            Finding(
+                "unknown",
+                f"the step raised {type(error).__name__}: {error}",
+                "Make these calls work first; the message says what the step could not do.",
+                "unknown",
+            )
+        ]
+    for finding in findings:
+        report.findings.append(Finding(**{**vars(finding), "probe": probe.name}))
+    if not findings:
+        report.passed[probe.name] = probe.compares
+
+
+def _rounding(patient: Patient, report: Report) -> None:
+    """The same steps in the subject's own dtype: what float64 does not show is rounding."""
+    if not patient.exact:
+        report.not_probed["rounding"] = "it cannot be rerun in float64"
+        return
+    schedule = Schedule(patient.text(11, seed=3), singles(6, 11))
+    native = patient.in_own_dtype()
+    native.loses = False
+    seen = native.see(schedule)
+    report.passed["rounding"] = (
+        f"float64 agrees with full recompute; {seen.truth.dtype} within {seen.worst:.1e}"
+    )
+    if seen.worst > 1e-3 * patient.scale:
+        del report.passed["rounding"]
+        dtype = str(seen.truth.dtype).removeprefix("torch.")
+        report.findings.append(
+            Finding(
+                "rounding",
+                f"in {dtype} logits are up to {patient.size(seen.worst)} from full recompute, in float64 the "
+                "same steps agree: no bug, the two ways only round differently",
+                fix_of(("rounding",)),
+                "rounding",
+                probe="rounding",
+                distance=seen.worst,
+            )
+        )
+
+
+def as_subject(thing: Any, cache: Any = None, model: Any = None, vocab_size: int | None = None) -> Subject:
+    """The adapter for what `check` takes.
+
+    Raises:
+        DoctorError: there is none.
+    """
+    if isinstance(thing, Subject):
+        return thing
+    reference = reference_of(thing)
+    if reference is not None:
+        return _of_model(thing, cache)
+    if isinstance(thing, Cache):
+        raise DoctorError("a cache alone cannot be examined; pass its model too: check(lm, cache).")
+    if isinstance(thing, nn.Module) or not callable(thing):
+        raise DoctorError(
+            f"the doctor takes a kvlab, transformers or x-transformers model, a Subject, or a function "
+            f"step(tokens, state) -> (logits, state), not {_a(thing)}."
+        )
+    return _of_function(thing, model, vocab_size)
+
+
+def _of_model(model: Any, cache: Any) -> Subject:
+    family = type(reference_of(model)).__name__
+    if family == "KvlabReference":
+        if cache is not None and not isinstance(cache, Cache):
+            raise DoctorError(f"cache must be a kvlab.Cache, not {_a(cache)}.")
+        return KvlabSubject(model, cache)
+    if family == "TransformersReference":
+        from kvlab.interop.transformers import TransformersSubject
+
+        return TransformersSubject(model, cache)
+    from kvlab.interop.x_transformers import XSubject
+
+    return XSubject(model)
+
+
+def _of_function(function: Any, model: Any, vocab_size: int | None) -> Subject:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        raise DoctorError(
+            f"{getattr(function, '__name__', _a(function))}{inspect.signature(function)} must take two "
+            "arguments, (tokens, state), and return (logits, state)."
+        ) from None
+    except ValueError:  # a builtin without a signature: calling it will tell
+        pass
+    if vocab_size is None:
+        given = reference_of(model) if model is not None else None
+        known = [given] if given is not None else find_references(function)
+        if not known:
+            raise DoctorError(
+                "the doctor found no model in this function, so it does not know which token ids exist; pass "
+                "vocab_size=…, and model=… to have misuses named exactly."
+            )
+        vocab_size = known[0].vocab_size
+    return FunctionSubject(function, vocab_size)
+
+
+def _a(thing: Any) -> str:
+    return f"a {type(thing).__module__}.{type(thing).__qualname__}"

@@ -1,0 +1,54 @@
+"""The misuses that the doctor can name, each with the fix that it advises."""
+
+from __future__ import annotations
+
+FIXES: dict[str, str] = {
+    "positions-restart": "Give new tokens the positions after those in the cache (past + 0, 1, …), not 0, 1, ….",
+    "whole-sequence-appended": "Pass only the tokens that the cache does not hold yet.",
+    "whole-sequence-with-new-only-flag": "With the flag on, pass the new tokens only; or pass the whole "
+    "sequence and leave the flag off.",
+    "offset-by-one": "The first new token's position is the number of tokens seen before it: no more, no less.",
+    "positions-from-stored-length": "Count the tokens seen, without padding and with evicted ones; the number of "
+    "entries stored is something else.",
+    "mask-new-tokens-only": "The mask must cover past and new tokens: [batch, past + new].",
+    "mask-top-left": "Align the causal mask bottom-right: the last query sees every slot "
+    "(tril(diagonal=slots - queries)).",
+    "no-mask-in-chunk": "Several new tokens need a causal mask among themselves, also behind a cache.",
+    "padding-without-mask": "Pass the padding mask with every call, and keep it for the whole cache.",
+    "padding-without-positions": "Count positions over real tokens: (mask.cumsum(-1) - 1).clamp(min=0).",
+    "another-prompts-cache": "Start every text from an empty state.",
+    "cache-covers-prompt": "Pass only what comes after the cached tokens; to get the last token's logits again, "
+    "crop the cache by one and pass that token.",
+    "static-not-reset": "Call reset() before the next text, and let it empty counters, masks and slots.",
+    "static-overflow": "Refuse tokens that do not fit before any layer writes, or allocate more capacity.",
+    "capacity-becomes-window": "Allocate at least prompt + new tokens; a full store must raise, not drop the oldest.",
+    "shared-prefix-in-place": "Copy on fork: two texts must not write into the same storage.",
+    "crop-on-ring": "A ring cannot roll back past what it has overwritten: refuse, or keep the dropped entries.",
+    "own-entry-left-out": "Write the new token's key and value first, then attend, so that it sees itself.",
+    "dropout-on": "Call model.eval().",
+    "layer-dropout": "Call model.eval(): stochastic depth drops whole layers while training is on.",
+    "rows-permuted": "Reorder the cache with the same rows as the texts: row i continues row rows[i].",
+    "gradients-kept": "Run generation under torch.no_grad() (or inference_mode); or detach what is cached.",
+    "mixed-rotation": "Rotate each key exactly once: cache rotated keys, or plain ones and rotate all on reading.",
+    "rounding": "Nothing to mend: compare in float64, and judge a low-precision model by its own noise.",
+}
+
+# Seen from outside, without a model to recompute with, these differ in numbers only: attention reads all the
+# right entries, each of them matters, and the result is still wrong.
+WRONG_DISTANCE = (
+    "positions-restart",
+    "offset-by-one",
+    "positions-from-stored-length",
+    "mixed-rotation",
+    "own-entry-left-out",
+)
+
+
+def fix_of(names: tuple[str, ...]) -> str:
+    """The advice for a name, or for each member of a class."""
+    known = [name for name in names if name in FIXES]
+    if len(known) == 1:
+        return FIXES[known[0]]
+    if not known:
+        return "Compare step and full recompute layer by layer, from the first wrong token on."
+    return " ".join(f"{name}: {FIXES[name]}" for name in known)

@@ -1,0 +1,102 @@
+"""One short text in four cuts, each beside full recompute; most misuses of positions and masks show here."""
+
+from __future__ import annotations
+
+from kvlab.doctor.explain import explain
+from kvlab.doctor.names import fix_of
+from kvlab.doctor.patient import Patient, Seen
+from kvlab.doctor.replays import replayed
+from kvlab.doctor.report import Finding
+from kvlab.doctor.schedule import Schedule, singles
+from kvlab.doctor.signature import signature
+from kvlab.doctor.theories import MASKS, POSITIONS, TOKENS, Theory, evicted, full_at
+from kvlab.doctor.where import first_layer
+
+LENGTH = 11
+CUTS = {
+    "mixed calls": (4, 1, 3, 1, 2),
+    "prefill, then single steps": singles(6, LENGTH),
+    "single steps from the start": singles(1, LENGTH),
+    "one call": (LENGTH,),
+}
+
+
+def probe(patient: Patient) -> list[Finding]:
+    seen = {name: patient.see(Schedule(patient.text(LENGTH, seed=3), cut)) for name, cut in CUTS.items()}
+    wrong = {name: one for name, one in seen.items() if patient.wrong(one)}
+    if not wrong:
+        return raised(patient, seen)
+    return [diagnose(patient, seen, wrong)]
+
+
+def diagnose(patient: Patient, seen: dict[str, Seen], wrong: dict[str, Seen]) -> Finding:
+    worst = max(wrong.values(), key=lambda one: one.worst)
+    name, first = next(iter(wrong.items()))
+    token = first.first_wrong(patient.tolerance)
+    distance = f"{name}: logits are up to {patient.size(first.worst)} from full recompute"
+    found = explain(patient, [*POSITIONS, *MASKS, *TOKENS], list(seen.values()))
+    found = found or explain(patient, numbered(patient, first), [first, *wrong.values()])
+    found = found or replayed(patient, list(seen.values()))
+    if found is not None:
+        names, says = found.names, f"{found.says}; recomputing that gives the same logits to {found.left:.0e}"
+    else:
+        chunks_ran = seen["mixed calls"].run.error is None
+        names, says = signature(patient, chunks_ran)
+    lossy = names == ("eviction",) or patient.native.lossy is not None and found is None
+    if lossy:
+        patient.loses = True
+        return lost(patient, worst, says if names == ("eviction",) else "")
+    return Finding(
+        " | ".join(names) or "unknown",
+        f"{distance}. {says[0].upper() + says[1:]}.",
+        fix_of(names),
+        "bug" if names else "unknown",
+        token,
+        first_layer(patient, first.run.schedule, token),
+        distance=worst.worst,
+    )
+
+
+def lost(patient: Patient, seen: Seen, says: str = "") -> Finding:
+    """A cache that keeps less than everything, as it is meant to."""
+    what = patient.native.lossy or says
+    return Finding(
+        "lossy",
+        f"{what}: up to {patient.size(seen.worst)} from full recompute, as a cache that keeps less must be",
+        "None needed if the loss is meant; judge it by the quality of the text.",
+        "lossy",
+        seen.first_wrong(patient.tolerance),
+        distance=seen.worst,
+    )
+
+
+def numbered(patient: Patient, seen: Seen) -> list[Theory]:
+    """Theories with a capacity, which the first wrong token tells, or the few that it leaves open."""
+    token = seen.first_wrong(patient.tolerance)
+    if not token:
+        return []
+    theories = list(full_at(token))
+    prefill = seen.run.schedule.sizes[0]
+    for held in [token] if token > prefill else range(2, prefill + 1):
+        for sinks in range(min(held, 5)):
+            theories += evicted(sinks, held)
+    return theories
+
+
+def raised(patient: Patient, seen: dict[str, Seen]) -> list[Finding]:
+    """Nothing wrong, but a cut that could not be passed to its end."""
+    errors = {name: one.run.error for name, one in seen.items() if one.run.error is not None}
+    name = "prefill, then single steps"
+    if name not in errors:
+        return []
+    at = seen[name].run.schedule.total
+    error = errors[name]
+    return [
+        Finding(
+            "unknown",
+            f"{name}: the step raised {type(error).__name__} at token {at}: {error}",
+            "Make single steps work first; the message says what the step could not do.",
+            "unknown",
+            at,
+        )
+    ]

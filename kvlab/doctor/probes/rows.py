@@ -1,0 +1,66 @@
+"""Three different texts as one batch: each row must come out as its text does alone."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kvlab.doctor.names import fix_of
+from kvlab.doctor.patient import Patient
+from kvlab.doctor.report import Finding
+from kvlab.doctor.schedule import Schedule, singles
+from kvlab.doctor.subject import Unable
+
+ROWS, PREFILL, TOTAL = 3, 5, 8
+
+
+def probe(patient: Patient) -> list[Finding]:
+    if not patient.subject.batched:
+        raise Unable("it takes one row")
+    tokens = patient.text(TOTAL, seed=17, batch=ROWS)
+    seen = patient.see(Schedule(tokens, singles(PREFILL, TOTAL)))
+    if not patient.wrong(seen):
+        return []
+    token = seen.first_wrong(patient.tolerance)
+    swapped = mixture(patient, seen.run.logits[:, token], tokens[:, : (token or 0) + 1], PREFILL)
+    names = ("rows-permuted",) if swapped else ()
+    return [
+        Finding(
+            " | ".join(names) or "unknown",
+            f"as a batch of {ROWS}, rows are up to {patient.size(seen.worst)} from their texts alone"
+            + (f": {swapped}" if swapped else ""),
+            fix_of(names),
+            "bug" if names else "unknown",
+            token,
+            distance=seen.worst,
+        )
+    ]
+
+
+def mixture(patient: Patient, logits: Tensor, tokens: Tensor, prefix: int) -> str:
+    """Which row's past each row's step read, in words; "" where it was none of them.
+
+    logits: `[rows, vocab]` of the last of `tokens [rows, total]`, whose first `prefix` were cached before.
+    """
+    rows = len(tokens)
+    read = []
+    for i in range(rows):
+        for j in range(rows):
+            crossed = tokens[i : i + 1].clone()
+            crossed[:, :prefix] = tokens[j, :prefix]
+            expected = _last(patient, crossed, prefix)
+            if float((logits[i] - expected).abs().max()) < patient.tolerance:
+                read.append(j)
+                break
+        else:
+            own = _last(patient, tokens[i : i + 1], prefix)
+            if any(float((logits[j] - own).abs().max()) < patient.tolerance for j in range(rows)):
+                return f"row {i} comes out as another row's result"
+            return ""
+    if read == list(range(rows)):
+        return ""
+    return ", ".join(f"row {i} read the past of row {j}" for i, j in enumerate(read) if i != j)
+
+
+def _last(patient: Patient, tokens: Tensor, prefix: int) -> Tensor:
+    """Logits `[vocab]` that should come out behind `tokens [1, total]`."""
+    return patient.expect(Schedule(tokens, singles(prefix, tokens.shape[1])))[0, -1]
