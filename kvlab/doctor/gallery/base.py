@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from kvlab.doctor.gallery.scenes import New, Scene, decode
 from kvlab.doctor.gallery.tape import Stepper
 
 if TYPE_CHECKING:
+    from kvlab.doctor.gallery.elsewhere import Elsewhere
     from kvlab.model.decoder import Decoder
 
 Code = Callable[..., Any]
@@ -38,7 +39,13 @@ class Misuse:
     scene: Scene = decode  # where the mistake shows
     make: Callable[[Decoder, Code], Any] = Stepper
     exact: bool = True  # the right way gives the logits of full recompute
-    elsewhere: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # library -> its own case
+
+    @property
+    def elsewhere(self) -> Mapping[str, Elsewhere]:
+        """Library -> the same misuse there; "transformers", "x-transformers"."""
+        from kvlab.doctor.gallery.libraries import ELSEWHERE
+
+        return ELSEWHERE.get(self.name, {})
 
     def wrong(self, lm: Decoder) -> Any:
         """The mistake on a model: a `Subject`, or a program."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kvlab.doctor.gallery.base import Misuse
+from kvlab.doctor.gallery.elsewhere import seeded
 from kvlab.record import record
 
 if TYPE_CHECKING:
@@ -72,14 +73,6 @@ class Watch:
         text = "" if self.lm.tokenizer is None else self.lm.tokenizer.decode(tokens)
         calls = len(self.ids) - drop
         return Side(text, tokens, self.positions[:calls], self.ids[:calls], self.maps[:calls])
-
-
-@contextmanager
-def seeded() -> Iterator[None]:
-    """The same random numbers every time (dropout draws them), and the caller's own untouched."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 @contextmanager
