@@ -16,6 +16,9 @@ from kvlab.doctor.subject import Subject, Unable
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.25}
 
 
+SAMPLE = 24  # tokens on which a reference must agree: longer than a small window
+
+
 class DoctorError(ValueError):
     """The doctor cannot examine this: it is no model, or it cannot be called."""
 
@@ -47,7 +50,7 @@ class Patient:
         self.native, self.given = native, reference
         self.subject, self.exact = _exact(native) if exact else (native, False)
         self.vocab = native.vocab_size
-        sample = text(self.vocab, 7, seed=7)
+        sample = text(self.vocab, self.room(SAMPLE), seed=7)
         own = self._call_full(sample)
         self.reference = self._choose(reference, sample, own)
         logits = own if self.reference is None else self.reference.full(sample)
@@ -147,9 +150,12 @@ def _alone(subject: Subject, schedule: Schedule) -> Tensor:
 
 
 def _exact(native: Subject) -> tuple[Subject, bool]:
+    """The twin in float64; the subject itself where it has none, or none that works."""
     try:
-        return native.to(torch.float64), True
-    except Unable:
+        twin = native.to(torch.float64)
+        twin.step(text(native.vocab_size, 1, seed=7))
+        return twin, True
+    except Exception:  # the native one is examined all the same, and tells its own troubles
         return native, False
 
 

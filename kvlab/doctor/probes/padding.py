@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from kvlab.doctor.explain import explain
 from kvlab.doctor.names import fix_of
-from kvlab.doctor.patient import Patient
+from kvlab.doctor.patient import Patient, Seen
 from kvlab.doctor.report import Finding
-from kvlab.doctor.schedule import Schedule, pad_left, singles
+from kvlab.doctor.schedule import Schedule, gaps, pad_left, run, singles
 from kvlab.doctor.subject import Unable
 from kvlab.doctor.theories import MASKS, PADDED_MASKS, PADDED_POSITIONS, POSITIONS
 
@@ -34,8 +36,7 @@ def probe(patient: Patient) -> list[Finding]:
         return []
     theories = [*PADDED_MASKS, *PADDED_POSITIONS, *POSITIONS, *MASKS]
     found = explain(patient, theories, [seen])
-    names = found.names if found else ()
-    says = found.says if found else "no way to get mask or positions wrong gives these logits"
+    names, says = (found.names, found.says) if found else _signature(patient, schedule, seen)
     return [
         Finding(
             " | ".join(names) or "unknown",
@@ -46,3 +47,25 @@ def probe(patient: Patient) -> list[Finding]:
             distance=seen.worst,
         )
     ]
+
+
+def _signature(patient: Patient, schedule: Schedule, seen: Seen) -> tuple[tuple[str, ...], str]:
+    """Without a model to recompute with: is padding read? If not, only positions are left to be wrong."""
+    assert schedule.real is not None
+    shift = torch.where(schedule.real, 0, 1)
+    other = Schedule((schedule.tokens + shift) % patient.vocab, schedule.sizes, schedule.real)
+    moved = gaps(run(patient.subject, other).logits, seen.run.logits, schedule.real)
+    if float(moved.max()) > patient.tolerance:
+        return ("padding-without-mask",), "they move when only padding is changed, so padding is read"
+    padded = ~schedule.real[:, 0]
+    if float(seen.gaps[~padded].max()) > patient.tolerance:
+        return (), "padding is not read, yet a row without any is wrong too"
+    prefill = seen.gaps[:, : schedule.sizes[0]]
+    if float(prefill.max()) > patient.tolerance:
+        return ("padding-without-positions",), (
+            "padding is not read, yet padded rows are wrong from the first call on: their positions count it"
+        )
+    return ("positions-from-stored-length",), (
+        "padding is not read, and padded rows are wrong after the first call only: their positions go on from "
+        "the number of entries"
+    )
