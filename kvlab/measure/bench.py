@@ -257,7 +257,8 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--models", nargs="+", default=["smollm2-135m"], metavar="NAME")
     memory.add_argument("--contexts", nargs="+", type=_positive, default=[256, 512, 1024, 2048])
     memory.add_argument("--batches", nargs="+", type=_positive, default=[1], metavar="N")
-    memory.add_argument("--stores", nargs="+", default=["dynamic", "static"], choices=["dynamic", "static"])
+    memory.add_argument("--stores", nargs="+", default=["dynamic", "static"],
+                        choices=["dynamic", "static", "hybrid"])  # fmt: skip
     add("ceilings", "bandwidth and matrix rate of this machine", models=False)
     gpu = add("gpu", "every GPU figure of the course, one JSON file a part", models=False)
     gpu.add_argument("--only", nargs="+", default=[], metavar="PART", help="parts, by spaces or commas")

@@ -154,7 +154,7 @@ def plan(
         bits: of one number in the cache. With codes and scales: all of them over the numbers they stand for.
         window: give every layer this window; None: those that the model has. Needs a store that uses them.
         store: "none", "dynamic", "static", "sliding" or "hybrid", as for `kvlab.Cache`. The first three keep
-            all tokens in every layer; the last two keep, in a layer with a window, what it still shows.
+            all tokens in every layer; the last two have a ring in a layer with a window.
         capacity: slots that "static" (None: as many as tokens) or "hybrid" allocates at once.
         prompt: tokens that came first and together, the others one by one, so that a store which grows by
             doubling holds slack; None: all came together.
@@ -195,11 +195,11 @@ def _slots(plan: Plan, window: int | None) -> tuple[int, int, int]:
     if window is None or plan.store in ("dynamic", "static"):
         room = _room(tokens, plan.prompt) if capacity is None else capacity
         return tokens, room, tokens if capacity is None else capacity
-    if capacity is not None:  # a ring with a slot for each token of the window, the newest one's included
-        ring = min(window, capacity)
-        return min(tokens, window), ring, ring
+    ring = window if capacity is None else min(window, capacity)
     kept = min(tokens, window - 1)  # those that the next token will still see
-    return kept, kept, min(tokens, window)
+    if capacity is not None:
+        return kept, ring, ring
+    return kept, min(ring, _room(tokens, plan.prompt)), min(tokens, ring)
 
 
 def _room(tokens: int, prompt: int | None) -> int:
