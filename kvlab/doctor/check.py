@@ -19,7 +19,6 @@ from kvlab.doctor.report import Finding, Report
 from kvlab.doctor.schedule import Schedule, singles
 from kvlab.doctor.subject import Subject, Unable
 
-
 ROUNDS = 44  # tokens to compare in the own dtype: few, and bfloat16 may round alike by chance
 
 

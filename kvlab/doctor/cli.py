@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     """Print a report; 1 if something is wrong."""
     parser = argparse.ArgumentParser(
         prog="kvlab doctor",
-        description="Check whether decoding with a KV cache gives what full recompute gives; name the misuse.",
+        description="Check that decoding with a KV cache gives what full recompute gives; name the misuse.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

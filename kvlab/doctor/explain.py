@@ -20,7 +20,7 @@ class Explained:
 
     names: tuple[str, ...]
     says: str
-    left: float  # max |Δlogit| between the theory and what was observed
+    left: float | None = None  # max |Δlogit| between the theory and what was observed
 
 
 def misses(patient: Patient, theory: Theory, seen: Seen) -> float | None:

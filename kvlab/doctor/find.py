@@ -16,7 +16,7 @@ PLAIN = (str, bytes, int, float, type(None), type, ModuleType, Tensor)  # no mod
 
 
 def find_references(thing: Any) -> list[Reference]:
-    """A reference on every model that `thing` holds: attributes, closures, and globals that its code names."""
+    """A reference on every model that `thing` holds: attributes, closures, globals that its code names."""
     found: dict[int, Reference] = {}
     for one in _reachable(thing, DEPTH, set()):
         reference = reference_of(one)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kvlab.doctor.ears import Heard, listening
 from kvlab.doctor.explain import explain
 from kvlab.doctor.names import fix_of
 from kvlab.doctor.patient import TOLERANCE, DoctorError, Patient, Seen
@@ -22,7 +23,6 @@ from kvlab.doctor.report import Finding, Report
 from kvlab.doctor.schedule import Run, Schedule, gaps, singles
 from kvlab.doctor.subject import Subject
 from kvlab.doctor.theories import MASKS, POSITIONS, TOKENS
-from kvlab.doctor.ears import Heard, listening
 
 PROMPT, NEW = 8, 4
 Program = Callable[[Tensor, list[int]], Tensor]
@@ -95,7 +95,7 @@ def _call(program: Program, patient: Patient, ids: Tensor, new: list[int]) -> Sa
                 logits = program(ids, list(new))
         except Exception as error:
             raise DoctorError(
-                f"the loop raised {type(error).__name__} on ids of shape {list(ids.shape)} and {NEW} new tokens: "
+                f"the loop raised {type(error).__name__} on ids {list(ids.shape)} and {NEW} new tokens: "
                 f"{error}"
             ) from error
     if not isinstance(logits, Tensor) or logits.shape != (NEW, patient.vocab):

@@ -1,36 +1,36 @@
-"""The misuses that the doctor can name, each with the fix that it advises."""
+"""The misuses that the doctor can name, and what it advises."""
 
 from __future__ import annotations
 
 FIXES: dict[str, str] = {
-    "positions-restart": "Give new tokens the positions after those in the cache (past + 0, 1, …), not 0, 1, ….",
+    "positions-restart": "Give new tokens the positions after those in the cache, not 0, 1, … again.",
     "whole-sequence-appended": "Pass only the tokens that the cache does not hold yet.",
-    "whole-sequence-with-new-only-flag": "With the flag on, pass the new tokens only; or pass the whole "
-    "sequence and leave the flag off.",
-    "offset-by-one": "The first new token's position is the number of tokens seen before it: no more, no less.",
-    "positions-from-stored-length": "Count the tokens seen, without padding and with evicted ones; the number of "
-    "entries stored is something else.",
+    "whole-sequence-with-new-only-flag": "With the flag, pass the new tokens only; or pass all, without it.",
+    "offset-by-one": "The first new token's position is the number of tokens seen before it.",
+    "positions-from-stored-length": "Count the tokens seen, without padding, evicted ones included: not "
+    "the entries stored.",
     "mask-new-tokens-only": "The mask must cover past and new tokens: [batch, past + new].",
-    "mask-top-left": "Align the causal mask bottom-right: the last query sees every slot "
-    "(tril(diagonal=slots - queries)).",
+    "mask-top-left": "Align the causal mask bottom-right, so that the last query sees every slot: "
+    "tril(slots - queries).",
     "no-mask-in-chunk": "Several new tokens need a causal mask among themselves, also behind a cache.",
-    "padding-without-mask": "Pass the padding mask with every call, and keep it for the whole cache.",
+    "padding-without-mask": "Pass the padding mask with every call, over the whole cache.",
     "padding-without-positions": "Count positions over real tokens: (mask.cumsum(-1) - 1).clamp(min=0).",
-    "another-prompts-cache": "Start every text from an empty state.",
-    "cache-covers-prompt": "Pass only what comes after the cached tokens; to get the last token's logits again, "
-    "crop the cache by one and pass that token.",
+    "another-prompts-cache": "Use a cache only for a prompt that begins with exactly its tokens.",
+    "cache-covers-prompt": "Pass only what comes after the cached tokens; for the last one's logits, "
+    "crop by one and pass that token.",
     "static-not-reset": "Call reset() before the next text, and let it empty counters, masks and slots.",
-    "static-overflow": "Refuse tokens that do not fit before any layer writes, or allocate more capacity.",
-    "capacity-becomes-window": "Allocate at least prompt + new tokens; a full store must raise, not drop the oldest.",
+    "static-overflow": "Refuse tokens that do not fit before any layer writes, or allocate more.",
+    "capacity-becomes-window": "Allocate room for prompt and new tokens; when full, refuse instead of "
+    "dropping the oldest.",
     "shared-prefix-in-place": "Copy on fork: two texts must not write into the same storage.",
-    "crop-on-ring": "A ring cannot roll back past what it has overwritten: refuse, or keep the dropped entries.",
+    "crop-on-ring": "A ring cannot go back behind what it overwrote: refuse, keep more, or compute again.",
     "own-entry-left-out": "Write the new token's key and value first, then attend, so that it sees itself.",
     "dropout-on": "Call model.eval().",
-    "layer-dropout": "Call model.eval(): stochastic depth drops whole layers while training is on.",
-    "rows-permuted": "Reorder the cache with the same rows as the texts: row i continues row rows[i].",
-    "gradients-kept": "Run generation under torch.no_grad() (or inference_mode); or detach what is cached.",
-    "mixed-rotation": "Rotate each key exactly once: cache rotated keys, or plain ones and rotate all on reading.",
-    "rounding": "Nothing to mend: compare in float64, and judge a low-precision model by its own noise.",
+    "layer-dropout": "Call model.eval(): in train mode whole layers are left out by chance.",
+    "rows-permuted": "Reorder the cache as the texts: row i goes on with what row rows[i] was.",
+    "gradients-kept": "Generate under torch.no_grad() or torch.inference_mode().",
+    "mixed-rotation": "Rotate each key once: cache rotated keys, or plain ones and rotate all on reading.",
+    "rounding": "Nothing to mend: compare in float64, and judge a low precision by its own noise.",
 }
 
 # Seen from outside, without a model to recompute with, these differ in numbers only: attention reads all the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from kvlab.doctor.find import find_references
 from kvlab.doctor.reference import OnlyFull, Reference
 from kvlab.doctor.schedule import Run, Schedule, gaps, run, text, truth
-from kvlab.doctor.subject import Subject, Unable
+from kvlab.doctor.subject import Subject
 
 # Of the logits' spread. In float64 some libraries still take norms and softmax in float32.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.25}
@@ -50,6 +51,7 @@ class Patient:
         self.native, self.given = native, reference
         self.subject, self.exact = _exact(native) if exact else (native, False)
         self.vocab = native.vocab_size
+        self.fed: list[Tensor] = []  # every text so far, the first to the last token, in order
         sample = text(self.vocab, self.room(SAMPLE), seed=7)
         own = self._call_full(sample)
         self.reference = self._choose(reference, sample, own)
@@ -113,6 +115,12 @@ class Patient:
     def text(self, length: int, seed: int, batch: int = 1) -> Tensor:
         return text(self.vocab, length, seed, batch)
 
+    def run(self, schedule: Schedule, state: Any = None) -> Run:
+        """Pass a text to the subject, and remember it: a cache that is not cleared still holds it."""
+        if state is None and schedule.real is None:
+            self.fed.append(schedule.tokens)
+        return run(self.subject, schedule, state)
+
     def expect(self, schedule: Schedule) -> Tensor:
         """What should come out, `[batch, tokens, vocab]`: full recompute of each text alone.
 
@@ -122,7 +130,7 @@ class Patient:
 
     def see(self, schedule: Schedule) -> Seen:
         """Run a schedule from the empty state and compare it with what should come out."""
-        return self.compare(run(self.subject, schedule))
+        return self.compare(self.run(schedule))
 
     def compare(self, done: Run) -> Seen:
         expected = self.expect(done.schedule)

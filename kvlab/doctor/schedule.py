@@ -42,7 +42,7 @@ class Schedule:
 
 @dataclass
 class Run:
-    """What came out: logits `[batch, tokens, vocab]` of all calls, the last state, or the error that ended it."""
+    """What came out: logits `[batch, tokens, vocab]`, the last state, and the error that ended it, if any."""
 
     schedule: Schedule
     logits: Tensor
@@ -59,7 +59,7 @@ def text(vocab: int, length: int, seed: int, batch: int = 1) -> Tensor:
 
 
 def run(subject: Subject, schedule: Schedule, state: Any = None) -> Run:
-    """Pass a text to a subject, call by call. An error of a later call is kept; one of the first is raised."""
+    """Pass a text to a subject, call by call. An error of the first call is raised, a later one kept."""
     out: list[Tensor] = []
     for tokens, mask in schedule.parts():
         try:

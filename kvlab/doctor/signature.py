@@ -1,4 +1,4 @@
-"""What can be said of a wrong step without a model to recompute with: who reads whom, and does content matter."""
+"""What can be said of a wrong step without a model to recompute with: who reads whom, and is content right."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from kvlab.doctor.names import WRONG_DISTANCE
 from kvlab.doctor.patient import Patient
-from kvlab.doctor.schedule import Schedule, gaps, run, singles
+from kvlab.doctor.schedule import Schedule, gaps, singles
 
 PROMPT = 5
 
@@ -19,7 +19,7 @@ def later_tokens_leak(patient: Patient, sizes: tuple[int, ...]) -> bool:
     changed[0, -1] = patient.text(total + 1, seed=22)[0, -1]
     if changed[0, -1] == tokens[0, -1]:
         changed[0, -1] = tokens[0, -2]
-    a, b = (run(patient.subject, Schedule(t, sizes)).logits[:, :-1] for t in (tokens, changed))
+    a, b = (patient.run(Schedule(t, sizes)).logits[:, :-1] for t in (tokens, changed))
     return float(gaps(a, b).max()) > patient.tolerance
 
 
@@ -29,11 +29,11 @@ def read_by_next(patient: Patient) -> list[int]:
     other = patient.text(PROMPT + 1, seed=24)
     read = []
     schedule = Schedule(tokens, singles(PROMPT, PROMPT + 1))
-    before = run(patient.subject, schedule).logits[:, -1:]
+    before = patient.run(schedule).logits[:, -1:]
     for i in range(PROMPT):
         changed = tokens.clone()
         changed[0, i] = other[0, i] if other[0, i] != tokens[0, i] else tokens[0, i - 1]
-        after = run(patient.subject, Schedule(changed, schedule.sizes)).logits[:, -1:]
+        after = patient.run(Schedule(changed, schedule.sizes)).logits[:, -1:]
         if float(gaps(before, after).max()) > patient.tolerance:
             read.append(i)
     return read
@@ -71,5 +71,5 @@ def signature(patient: Patient, chunk_fits: bool = True) -> tuple[tuple[str, ...
 def same_twice(patient: Patient, tokens: torch.Tensor) -> bool:
     """Whether two equal runs from the empty state agree to the last bit or nearly so."""
     schedule = Schedule(tokens, singles(tokens.shape[1] - 2, tokens.shape[1]))
-    a, b = (run(patient.subject, schedule).logits for _ in range(2))
+    a, b = (patient.run(schedule).logits for _ in range(2))
     return float(gaps(a, b).max()) <= 1e-3 * patient.tolerance

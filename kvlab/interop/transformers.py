@@ -33,7 +33,7 @@ class TransformersSubject(Subject):
         if getattr(model.config, "is_encoder_decoder", False) or not hasattr(model, "lm_head"):
             if getattr(model, "get_output_embeddings", lambda: None)() is None:
                 raise ValueError(
-                    f"{type(model).__name__} has no language-model head; pass a causal LM (AutoModelForCausalLM)."
+                    f"{type(model).__name__} has no language-model head; load it with AutoModelForCausalLM."
                 )
         self.model, self.make = model, _maker(model, cache)
         self.vocab_size = model.config.get_text_config().vocab_size

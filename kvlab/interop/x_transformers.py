@@ -36,8 +36,8 @@ class XSubject(Subject):
             )
         if not model.can_cache_kv:
             raise ValueError(
-                "this TransformerWrapper cannot cache (memory tokens, recycling, or an attention that does not "
-                "allow it); its generate() recomputes everything without saying so."
+                "this TransformerWrapper cannot cache (memory tokens, recycling, or a kind of attention); its "
+                "generate() recomputes everything without saying so."
             )
         self.model = model
         self.new_only = bool(model.input_not_include_cache)

@@ -23,9 +23,9 @@ class Probe:
 
 PROBES = (
     Probe("repeatable", "equal runs give equal logits", randomness.probe, early=True),
-    Probe("new text", "a new text starts from an empty state", texts.fresh, early=True),
     Probe("gradients", "neither logits nor state carry a graph", gradients.probe),
     Probe("chunks", "prefill, single steps and chunks equal full recompute", base.probe, early=True),
+    Probe("new text", "a new text starts from an empty state", texts.fresh, early=True),
     Probe("long text", "so do many steps, one by one", long.probe),
     Probe("batch", "each row equals its text alone", rows.probe),
     Probe("padding", "left-padded rows equal their texts alone", padding.probe),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from kvlab.doctor.explain import explain
+from kvlab.doctor.explain import Explained, explain
+from kvlab.doctor.held import entries
+from kvlab.doctor.history import explained_by_past
 from kvlab.doctor.names import fix_of
 from kvlab.doctor.patient import Patient, Seen
 from kvlab.doctor.replays import replayed
 from kvlab.doctor.report import Finding
 from kvlab.doctor.schedule import Schedule, singles
 from kvlab.doctor.signature import signature
-from kvlab.doctor.theories import MASKS, POSITIONS, TOKENS, Theory, evicted, full_at
+from kvlab.doctor.theories import MASKS, POSITIONS, TOKENS, Theory, dropped, evicted, full_at
 from kvlab.doctor.where import first_layer
 
 LENGTH = 11
@@ -37,8 +39,9 @@ def diagnose(patient: Patient, seen: dict[str, Seen], wrong: dict[str, Seen]) ->
     found = explain(patient, [*POSITIONS, *MASKS, *TOKENS], list(seen.values()))
     found = found or explain(patient, numbered(patient, first), [first, *wrong.values()])
     found = found or replayed(patient, list(seen.values()))
+    found = found or foreign(patient, seen, first)
     if found is not None:
-        names, says = found.names, f"{found.says}; recomputing that gives the same logits to {found.left:.0e}"
+        names, says = found.names, found.says + proof(found)
     else:
         chunks_ran = seen["mixed calls"].run.error is None
         names, says = signature(patient, chunks_ran)
@@ -55,6 +58,26 @@ def diagnose(patient: Patient, seen: dict[str, Seen], wrong: dict[str, Seen]) ->
         first_layer(patient, first.run.schedule, token),
         distance=worst.worst,
     )
+
+
+def proof(found: Explained) -> str:
+    """How well the recompute of a theory gives what was observed."""
+    if found.left is None:
+        return ""
+    return "; recomputing that gives the same logits" + (f" to {found.left:.0e}" if found.left else "")
+
+
+def foreign(patient: Patient, seen: dict[str, Seen], first: Seen) -> Explained | None:
+    """Entries that are of another text: of one that was passed before, or of one that nobody knows."""
+    found = explained_by_past(patient, first, patient.fed[: -len(seen)])
+    if found is not None:
+        return found
+    one = patient.run(Schedule(patient.text(1, seed=4), (1,)))
+    extra = (entries(one.state) or 1) - 1
+    if extra <= 0 or not patient.wrong(patient.compare(one)):
+        return None
+    says = f"after a first call with one token the cache holds {extra} entries more, of some other text"
+    return Explained(("another-prompts-cache",), says)
 
 
 def lost(patient: Patient, seen: Seen, says: str = "") -> Finding:
@@ -80,6 +103,8 @@ def numbered(patient: Patient, seen: Seen) -> list[Theory]:
     for held in [token] if token > prefill else range(2, prefill + 1):
         for sinks in range(min(held, 5)):
             theories += evicted(sinks, held)
+    if token <= prefill:
+        theories += [one for a in range(prefill) for b in range(a + 1, prefill) for one in dropped(a, b)]
     return theories
 
 

@@ -7,7 +7,7 @@ import torch
 from kvlab.doctor.names import fix_of
 from kvlab.doctor.patient import Patient
 from kvlab.doctor.report import Finding
-from kvlab.doctor.schedule import Schedule, gaps, run, singles
+from kvlab.doctor.schedule import Schedule, gaps, singles
 from kvlab.doctor.subject import Unable
 
 SHORT, LONG, BACK, NEW = 6, 72, 3, 2
@@ -46,7 +46,7 @@ def _after_crop(patient: Patient, length: int) -> float | None:
     """Max |Δlogit| of two tokens after a crop by three; None: the subject refused to crop."""
     tokens = patient.text(length, seed=33)
     new = patient.text(NEW, seed=34)
-    done = run(patient.subject, Schedule(tokens, singles(4, length)))
+    done = patient.run(Schedule(tokens, singles(4, length)))
     kept = done.schedule.total - BACK
     try:
         state = patient.subject.crop(done.state, kept)
@@ -54,6 +54,6 @@ def _after_crop(patient: Patient, length: int) -> float | None:
         raise
     except Exception:  # a refusal is an honest answer
         return None
-    logits = run(patient.subject, Schedule(new, (1,) * NEW), state).logits
+    logits = patient.run(Schedule(new, (1,) * NEW), state).logits
     expected = patient.truth_from.full(torch.cat((tokens[:, :kept], new), dim=1))[:, kept:]
     return float(gaps(logits, expected).max())

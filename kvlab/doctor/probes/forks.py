@@ -7,7 +7,7 @@ import torch
 from kvlab.doctor.names import fix_of
 from kvlab.doctor.patient import Patient
 from kvlab.doctor.report import Finding
-from kvlab.doctor.schedule import Schedule, gaps, run, singles
+from kvlab.doctor.schedule import Schedule, gaps, singles
 
 PREFIX, NEW = 5, 3
 
@@ -15,7 +15,7 @@ PREFIX, NEW = 5, 3
 def probe(patient: Patient) -> list[Finding]:
     prefix = patient.text(PREFIX, seed=31)
     endings = [patient.text(NEW, seed=32 + i) for i in range(2)]
-    state = run(patient.subject, Schedule(prefix, (PREFIX,))).state
+    state = patient.run(Schedule(prefix, (PREFIX,))).state
     states = [state, patient.subject.fork(state)]
     worst, first = 0.0, None
     texts = [prefix, prefix]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
 
+from kvlab.doctor.held import tensors_in
 from kvlab.doctor.names import fix_of
 from kvlab.doctor.patient import Patient
 from kvlab.doctor.report import Finding
@@ -29,20 +27,3 @@ def probe(patient: Patient) -> list[Finding]:
             fix_of(("gradients-kept",)),
         )
     ]
-
-
-def tensors_in(thing: Any, depth: int = 6, met: set[int] | None = None) -> list[Tensor]:
-    """Tensors that a state holds, through attributes, dicts and lists; models in it are left out."""
-    met = set() if met is None else met
-    if depth < 0 or id(thing) in met or isinstance(thing, (str, int, float, type, torch.nn.Module)):
-        return []
-    met.add(id(thing))
-    if isinstance(thing, Tensor):
-        return [thing]
-    if isinstance(thing, dict):
-        parts: Any = list(thing.values())
-    elif isinstance(thing, (list, tuple)):
-        parts = thing
-    else:
-        parts = list(getattr(thing, "__dict__", {}).values())
-    return [tensor for part in parts for tensor in tensors_in(part, depth - 1, met)]

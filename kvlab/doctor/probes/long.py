@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvlab.doctor.explain import explain
 from kvlab.doctor.names import fix_of
 from kvlab.doctor.patient import Patient
-from kvlab.doctor.probes.base import lost, numbered
+from kvlab.doctor.probes.base import lost, numbered, proof
 from kvlab.doctor.report import Finding
 from kvlab.doctor.schedule import Schedule, singles
 from kvlab.doctor.subject import Unable
@@ -33,7 +33,7 @@ def probe(patient: Patient) -> list[Finding]:
         return [lost(patient, seen, found.says)]
     names = found.names if found else ()
     says = (
-        f"{found.says}; recomputing that gives the same logits to {found.left:.0e}"
+        found.says + proof(found)
         if found
         else f"right up to token {token - 1}, wrong from there on, as where a store is full"
     )

@@ -8,7 +8,7 @@ from kvlab.doctor.explain import explain
 from kvlab.doctor.names import fix_of
 from kvlab.doctor.patient import Patient, Seen
 from kvlab.doctor.report import Finding
-from kvlab.doctor.schedule import Schedule, gaps, pad_left, run, singles
+from kvlab.doctor.schedule import Schedule, gaps, pad_left, singles
 from kvlab.doctor.subject import Unable
 from kvlab.doctor.theories import MASKS, PADDED_MASKS, PADDED_POSITIONS, POSITIONS
 
@@ -54,7 +54,7 @@ def _signature(patient: Patient, schedule: Schedule, seen: Seen) -> tuple[tuple[
     assert schedule.real is not None
     shift = torch.where(schedule.real, 0, 1)
     other = Schedule((schedule.tokens + shift) % patient.vocab, schedule.sizes, schedule.real)
-    moved = gaps(run(patient.subject, other).logits, seen.run.logits, schedule.real)
+    moved = gaps(patient.run(other).logits, seen.run.logits, schedule.real)
     if float(moved.max()) > patient.tolerance:
         return ("padding-without-mask",), "they move when only padding is changed, so padding is read"
     padded = ~schedule.real[:, 0]
@@ -66,6 +66,6 @@ def _signature(patient: Patient, schedule: Schedule, seen: Seen) -> tuple[tuple[
             "padding is not read, yet padded rows are wrong from the first call on: their positions count it"
         )
     return ("positions-from-stored-length",), (
-        "padding is not read, and padded rows are wrong after the first call only: their positions go on from "
+        "padding is not read, and padded rows are wrong after the first call only: positions go on from "
         "the number of entries"
     )

@@ -8,7 +8,7 @@ from kvlab.doctor.names import fix_of
 from kvlab.doctor.patient import Patient
 from kvlab.doctor.probes.rows import mixture
 from kvlab.doctor.report import Finding
-from kvlab.doctor.schedule import Schedule, gaps, run
+from kvlab.doctor.schedule import Schedule, gaps
 from kvlab.doctor.subject import Unable
 
 PREFIX, ORDER = 5, [2, 0, 1]  # not its own inverse: the wrong direction shows
@@ -19,9 +19,9 @@ def probe(patient: Patient) -> list[Finding]:
         raise Unable("it takes one row")
     prefix = patient.text(PREFIX, seed=35, batch=3)
     new = patient.text(1, seed=36, batch=3)
-    state = run(patient.subject, Schedule(prefix, (PREFIX,))).state
+    state = patient.run(Schedule(prefix, (PREFIX,))).state
     state = patient.subject.reorder(state, ORDER)
-    logits = run(patient.subject, Schedule(new, (1,)), state).logits
+    logits = patient.run(Schedule(new, (1,)), state).logits
     texts = torch.cat((prefix[ORDER], new), dim=1)
     worst = float(gaps(logits, patient.expect(Schedule(texts, (PREFIX, 1)))[:, -1:]).max())
     if worst <= patient.tolerance:
