@@ -10,13 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import kvlab
 from kvlab.doctor.subject import Subject, Unable
 
 VOCAB = 31
@@ -606,59 +606,6 @@ def reorder_scatters_where_it_should_gather() -> Subject:
     return Scatters(hugging("Llama"))
 
 
-# --- the caller's mistakes: loop(ids [prompt], new) -> logits [new, vocab], greedy ---
-
-
-@plants("another-prompts-cache", shows="loop", who="caller")
-def prompts_remembered_by_their_length() -> SimpleNamespace:
-    """Saves the second prefill of a prompt; two prompts of one length are taken for the same."""
-    mini, known = Mini(), {}
-
-    def loop(ids: Tensor, new: int) -> Tensor:
-        ids = ids.view(1, -1)
-        if ids.shape[1] not in known:
-            known[ids.shape[1]] = mini.step(ids[:, :-1])[1]
-        return greedy(mini.step, ids[:, -1:], known[ids.shape[1]], new)
-
-    return SimpleNamespace(loop=loop, full=mini.full)
-
-
-@plants("cache-covers-prompt", shows="loop", who="caller")
-def prompt_scored_and_then_passed_again() -> SimpleNamespace:
-    model = Hugging(hugging("GPT2"))
-
-    def loop(ids: Tensor, new: int) -> Tensor:
-        _, state = model.step(ids.view(1, -1))  # its likelihood was wanted first
-        return greedy(model.step, ids.view(1, -1), state, new)
-
-    return SimpleNamespace(loop=loop, full=model.full)
-
-
-@plants("cache-covers-prompt", shows="loop", who="caller")
-def last_token_of_the_prompt_fed_again() -> SimpleNamespace:
-    mini = Mini()
-
-    def loop(ids: Tensor, new: int) -> Tensor:
-        _, state = mini.step(ids.view(1, -1))
-        return greedy(mini.step, ids.view(1, -1)[:, -1:], state, new)
-
-    return SimpleNamespace(loop=loop, full=mini.full)
-
-
-@plants("static-not-reset", shows="loop", who="caller")
-def one_static_cache_for_all_texts() -> SimpleNamespace:
-    from transformers import StaticCache
-
-    model = Hugging(hugging("Llama"))
-    cache = StaticCache(config=model.model.config, max_cache_len=512)
-
-    def step(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        with torch.no_grad():
-            return model.model(tokens, past_key_values=cache).logits, None
-
-    return SimpleNamespace(loop=lambda ids, new: greedy(step, ids.view(1, -1), None, new), full=model.full)
-
-
 @plants("gradients-kept", shows="gradients")
 def logits_detached_but_not_the_cache() -> Callable:
     model = hugging("Llama", dtype=torch.float32)
@@ -670,19 +617,116 @@ def logits_detached_but_not_the_cache() -> Callable:
     return step
 
 
-def greedy(step: Callable, tokens: Tensor, state: Any, new: int) -> Tensor:
-    """Logits `[new, vocab]` from which each next token was chosen."""
-    chosen = []
-    for _ in range(new):
-        logits, state = step(tokens, state)
-        chosen.append(logits[0, -1])
-        tokens = logits[:, -1:].argmax(-1)
-    return torch.stack(chosen)
+# --- the caller's mistakes: a right step in a wrong loop ---
+#
+# loop(ids [1, prompt], new) -> logits [len(new), vocab], row i before token new[i]; `loop.full` recomputes.
+
+
+def forced(step: Callable, tokens: Tensor, state: Any, new: list[int]) -> Tensor:
+    """Logits after `tokens`, and after each token of `new` but the last."""
+    logits = []
+    for token in new:
+        out, state = step(tokens, state)
+        logits.append(out[0, -1])
+        tokens = tokens.new_tensor([[token]])
+    return torch.stack(logits)
+
+
+def cached(lm: Any) -> Callable:
+    """A right step on kvlab's decoder."""
+
+    def step(tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        cache = kvlab.Cache(lm) if cache is None else cache
+        return lm(tokens, cache), cache
+
+    return step
+
+
+@plants("another-prompts-cache", shows="loop", who="caller")
+def prompts_remembered_by_their_length() -> Callable:
+    """Saves the second prefill of a prompt; two prompts of one length are taken for the same."""
+    lm, known = kvlab.load("tiny", device="cpu"), {}
+    step = cached(lm)
+
+    def loop(ids: Tensor, new: list[int]) -> Tensor:
+        if ids.shape[1] not in known:
+            known[ids.shape[1]] = step(ids[:, :-1], None)[1]
+        return forced(step, ids[:, -1:], known[ids.shape[1]].fork(), new)
+
+    loop.full = lm
+    return loop
+
+
+@plants("cache-covers-prompt", shows="loop", who="caller")
+def prompt_scored_and_then_passed_again() -> Callable:
+    right = Hugging(hugging("GPT2"))
+
+    def loop(ids: Tensor, new: list[int]) -> Tensor:
+        _, state = right.step(ids)  # its likelihood was wanted first
+        return forced(right.step, ids, state, new)
+
+    loop.full = right.full
+    return loop
+
+
+@plants("cache-covers-prompt", shows="loop", who="caller")
+def last_token_of_the_prompt_passed_again() -> Callable:
+    """The cache covers the whole prompt, and yet something has to be passed to have logits."""
+    lm = kvlab.load("tiny", device="cpu")
+    step = cached(lm)
+
+    def loop(ids: Tensor, new: list[int]) -> Tensor:
+        _, cache = step(ids, None)
+        return forced(step, ids[:, -1:], cache, new)
+
+    loop.full = lm
+    return loop
+
+
+@plants("static-not-reset", shows="loop", who="caller")
+def one_static_cache_for_all_texts() -> Callable:
+    return static_loop(reset=False)
+
+
+def static_loop(reset: bool) -> Callable:
+    from transformers import StaticCache
+
+    model = hugging("Llama")
+    cache = StaticCache(config=model.config, max_cache_len=1024)
+
+    @torch.no_grad()
+    def step(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return model(tokens, past_key_values=cache).logits, None
+
+    def loop(ids: Tensor, new: list[int]) -> Tensor:
+        if reset:
+            cache.reset()
+        return forced(step, ids, None, new)
+
+    loop.full = Hugging(model).full
+    return loop
+
+
+@plants("gradients-kept", shows="gradients", who="caller")
+def session_keeps_its_last_cache() -> Callable:
+    """No `no_grad`; what the loop returns is detached, and the cache that it keeps for later is not."""
+    model, session = hugging("GPT2", dtype=torch.float32), {}
+
+    def step(tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        out = model(tokens, past_key_values=state, use_cache=True)
+        session["cache"] = out.past_key_values
+        return out.logits.detach(), out.past_key_values
+
+    def loop(ids: Tensor, new: list[int]) -> Tensor:
+        return forced(step, ids, None, new)
+
+    loop.session = session
+    return loop
 
 
 # --- nothing is wrong: the doctor has to stay silent ---
 
-CORRECT: list[Callable[[], Any]] = []
+CORRECT: list[Callable[[], Any]] = []  # what they return is checked; a pair is a kvlab model and its cache
 
 
 def right(make: Callable[[], Any]) -> Callable[[], Any]:
@@ -750,7 +794,7 @@ def windows_and_full_layers() -> Any:
 
 @right
 def alibi() -> Any:
-    return hugging("Bloom", n_layer=2, n_head=4)
+    return hugging("Bloom", dtype=torch.float32, n_layer=2, n_head=4)
 
 
 @right
@@ -827,3 +871,75 @@ def preallocated_slots() -> Subject:
 
     can = {"crop": crop, "fork": fork, "reset": lambda state: crop(state, 0)}
     return Made(buffered(mini, 160, in_order, below), mini.full, **can)
+
+
+@right
+def kvlab_windows_and_normed_queries() -> Any:
+    return kvlab.random("tiny-gemma3", seed=3)
+
+
+@right
+def kvlab_static_for_three() -> Any:
+    lm = kvlab.random("tiny", seed=3)
+    return lm, kvlab.Cache(lm, store="static", capacity=64, batch=3)
+
+
+@right
+def kvlab_bfloat16() -> Any:
+    return kvlab.random("tiny", seed=3, dtype="bfloat16")
+
+
+@right
+def kvlab_buffer_that_copies_at_every_token() -> Any:
+    lm = kvlab.random("tiny", seed=3)
+    return lm, kvlab.Cache(lm, store=kvlab.Dynamic(growth=1.0))
+
+
+@right
+def loop_over_a_cache_of_its_own() -> Callable:
+    lm = kvlab.load("tiny", device="cpu")
+    step = cached(lm)
+
+    def loop(ids: Tensor, new: list[int]) -> Tensor:
+        return forced(step, ids, None, new)
+
+    loop.full = lm
+    return loop
+
+
+@right
+def loop_that_resets_its_static_cache() -> Callable:
+    return static_loop(reset=True)
+
+
+@right
+def loop_that_remembers_prompts_by_what_they_say() -> Callable:
+    """The fix of `prompts_remembered_by_their_length`."""
+    known: dict[tuple[int, ...], Any] = {}
+    lm = kvlab.load("tiny", device="cpu")
+    step = cached(lm)
+
+    def loop(ids: Tensor, new: list[int]) -> Tensor:
+        text = tuple(ids[0].tolist())
+        if text not in known:
+            known[text] = step(ids[:, :-1], None)[1]
+        return forced(step, ids[:, -1:], known[text].fork(), new)
+
+    loop.full = lm
+    return loop
+
+
+# --- meant so: a loss is a loss and no bug ---
+
+
+def lossy(**knobs: Any) -> tuple[Any, kvlab.Cache]:
+    lm = kvlab.random("tiny", seed=4)
+    return lm, kvlab.Cache(lm, **knobs)
+
+
+LOSSY: dict[str, Callable[[], Any]] = {
+    "int8": lambda: lossy(codec=kvlab.Int8()),
+    "int8-static": lambda: lossy(codec=kvlab.Int8(), store="static", capacity=64),
+    "sink-recent": lambda: lossy(eviction=kvlab.SinkRecent(sinks=2, recent=5)),
+    "top-k": lambda: lossy(selection=kvlab.TopK(4)),
+}
