@@ -30,7 +30,8 @@ def why_not(cache: Cache) -> str | None:
     """Why a step over this cache cannot be compiled here, in one sentence; None: it can."""
     if not cache.kind.compilable:
         return (
-            f'a "{cache.kind.name}" store changes its shapes at every token; compiling needs store="static".'
+            f'this "{cache.kind.name}" store changes its shapes at every token; compiling needs '
+            'store="static", or "hybrid" or "sliding" with a capacity.'
         )
     if sys.version_info >= (3, 15):
         return "torch.compile does not support this Python yet; use an older one."
@@ -69,7 +70,8 @@ def _compiled(part: str, shape: Hashable, cuda: bool) -> Callable[..., Tensor]:
 def _shape(cache: Cache) -> Hashable:
     """All that decides how a layer is compiled."""
     knobs = tuple(type(knob).__name__ for layer in cache.layers[:1] for knob in vars(layer.knobs).values())
-    return cache.config, cache.device, cache.dtype, cache.kind.capacity, cache.kind.batch, knobs
+    kind = cache.kind
+    return cache.config, cache.device, cache.dtype, kind.name, kind.capacity, kind.batch, knobs
 
 
 def _step(lm: Decoder, cache: Cache, ids: Tensor, *calls: Callable[..., Tensor]) -> Tensor:

@@ -116,9 +116,11 @@ class RingStream:
         """Set aside what stays of a chunk, as the codec writes it, and let the chunk go."""
         turn, chunk = self.turn, self.fresh
         self.fresh = None
-        if turn is not None and turn.source is not None and chunk is not None:
-            rows = turn.source.clamp(min=0).unsqueeze(1).expand(-1, chunk.shape[1], -1)
-            self._aside = self._encode(gather_slots(chunk, rows))
+        if turn is None or turn.source is None or chunk is None:
+            self.turn = None
+            return
+        rows = turn.source.clamp(min=0).unsqueeze(1).expand(-1, chunk.shape[1], -1)
+        self._aside = self._encode(gather_slots(chunk, rows))
 
     def commit(self) -> None:
         """Write what was set aside."""
