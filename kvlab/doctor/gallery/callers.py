@@ -70,7 +70,7 @@ def found_by_tokens(lm: Decoder, caches: Caches, ids: Tensor, new: New) -> Tenso
 ANOTHER_PROMPT = Misuse(
     "another-prompts-cache",
     "A cache of another prompt is taken for this one's",
-    symptom="A good answer to a question that someone else has asked.",
+    symptom="Text that goes with another prompt; this one might never have been said.",
     why="The cache is the context. It was looked up by something that two prompts share (here their length), "
     "and only the tokens it does not cover were passed: the model has never seen this prompt.",
     fix="Use a cache only for a prompt that begins with exactly its tokens: compare the ids.",
@@ -96,7 +96,7 @@ def last_token_again(lm: Decoder, caches: Caches, ids: Tensor, new: New) -> Tens
 COVERS_PROMPT = Misuse(
     "cache-covers-prompt",
     "The prompt is passed to a cache that already covers it",
-    symptom="The answer is to a prompt said twice; often fluent, sometimes the same.",
+    symptom="Fluent text with other words; now and then it takes the prompt for said twice.",
     why="Nothing is left to pass, yet logits are wanted, so the prompt goes in once more, behind itself.",
     fix="Take the last token back from the cache and pass that one alone.",
     wrong_code=fed_again,

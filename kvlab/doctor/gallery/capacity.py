@@ -33,7 +33,8 @@ def grow(cache: Tape, tokens: Tensor) -> Tensor:
 OVERFLOW = Misuse(
     "static-overflow",
     "Beyond the capacity, every token is written to the last slot",
-    symptom="Exact up to the capacity. From there on the text forgets what it said just before, and loops.",
+    symptom="Exact up to the capacity. From there on the text forgets what it said just before, and ends in "
+    "one sign.",
     why="The slot index is clamped to the last slot, so each new entry replaces the one before. The "
     "beginning stays, the newest tokens are lost.",
     fix="Make the store as large as prompt and new tokens, or let it grow; a full store refuses the next "
@@ -45,8 +46,8 @@ OVERFLOW = Misuse(
 BECOMES_WINDOW = Misuse(
     "capacity-becomes-window",
     "Beyond the capacity, the oldest entry is overwritten",
-    symptom="Exact up to the capacity. Then the prompt is forgotten from its beginning; a model that leans "
-    "on its first tokens falls apart at once.",
+    symptom="Exact up to the capacity. Then the first tokens are gone, and a model that leans on them begins "
+    "again or falls apart.",
     why="A ring keeps the newest entries. That is right for a layer trained with such a window; elsewhere "
     "the capacity has become a window that the model never knew.",
     fix="A ring only where the model has a window, and as long as that window; elsewhere a store for all "

@@ -52,9 +52,8 @@ class Elsewhere:
         out = model(text)
         truth = getattr(out, "logits", out)[0, ids.shape[1] - 1 :]
         right = self.right(model, ids, new)
-        error = _distance(right, truth)
-        if self.lossy:
-            truth, error = right, None
+        error = None if self.lossy else _distance(right, truth)
+        truth = right if self.lossy else truth
         try:
             with seeded():
                 return Found(_distance(self.wrong(model, ids, new), truth), None, error)

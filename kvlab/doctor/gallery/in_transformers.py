@@ -37,12 +37,15 @@ def twin(lm: Decoder) -> Any:
     )  # fmt: skip
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    state = {name if name == "lm_head.weight" else f"model.{name}": w for name, w in lm.named_parameters()}
-    if c.tie_word_embeddings:
-        state["lm_head.weight"] = lm.embed_tokens.weight
+    # Detached: `assign` would make parameters shared with ours require gradients.
+    state = {f"model.{name}": weight.detach() for name, weight in lm.named_parameters()}
+    output = (
+        state["model.embed_tokens.weight"] if c.tie_word_embeddings else state.pop("model.lm_head.weight")
+    )
+    state["lm_head.weight"] = output
     model.load_state_dict(state, assign=True)
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def tiny() -> Any:

@@ -28,7 +28,7 @@ def past_visible(cache: Tape, tokens: Tensor) -> Tensor:
 NEW_ONLY = Misuse(
     "mask-new-tokens-only",
     "The mask covers the new tokens only",
-    symptom="The first new token is right; after it the prompt might never have been there.",
+    symptom="The first new token is right. Then one sign comes over and over, as if there were no prompt.",
     why="A mask speaks about keys, and most keys are in the cache. Made as long as the new tokens and padded "
     "with False, it hides the whole past.",
     fix="The mask is as long as cache and new tokens together, with ones for the past.",
@@ -50,7 +50,7 @@ def bottom_right(cache: Tape, tokens: Tensor) -> Tensor:
 TOP_LEFT = Misuse(
     "mask-top-left",
     "The causal triangle is aligned top-left",
-    symptom="After the first new token the text loses all connection with the prompt.",
+    symptom="The first new token is right. Then one sign comes over and over, as if there were no prompt.",
     why="One new query over many keys is a mask of one row. Aligned top-left, that row shows the first key "
     "alone: query i sees keys 0 … i, as if there were no past. PyTorch's `is_causal=True` is aligned so.",
     fix="Align the triangle bottom-right: the last query sees every key. One new token needs no mask.",
@@ -74,8 +74,8 @@ def masked_chunk(cache: Tape, tokens: Tensor) -> Tensor:
 NO_MASK = Misuse(
     "no-mask-in-chunk",
     "A later chunk of the prompt goes in without a mask",
-    symptom="Decoding is exact and short prompts are right; a prompt that is read in chunks gives other "
-    "text.",
+    symptom="Decoding is exact. A prompt that is read in chunks gets a fluent answer with other facts, or "
+    "even the same one from wrong logits.",
     why="“With a cache no mask is needed” is true for one new token. In a chunk of several, the earlier ones "
     "see the later ones, and the keys and values computed so are kept.",
     fix="Every chunk of more than one token needs the causal mask over past and chunk, bottom-right.",
@@ -101,7 +101,7 @@ def append_first(cache: Tape, tokens: Tensor) -> Tensor:
 OWN_ENTRY = Misuse(
     "own-entry-left-out",
     "The new token attends before its own key and value are appended",
-    symptom="Text that stumbles: repeated or missing pieces of words, in the right neighbourhood.",
+    symptom="Fluent text in the right neighbourhood, with other words and other facts.",
     why="A token attends to itself too. Attending to the cache first and appending after leaves its own "
     "entry out of the very step that needs it most; later steps do see it.",
     fix="Append the new key and value, then attend over all of them.",

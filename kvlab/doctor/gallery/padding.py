@@ -43,7 +43,8 @@ def masked(cache: Tape, tokens: Tensor, mask: Tensor) -> Tensor:
 WITHOUT_MASK = Misuse(
     "padding-without-mask",
     "Left padding without a mask",
-    symptom="The longest prompt of a batch is answered well, shorter ones are not; alone they are fine.",
+    symptom="The longest prompt of a batch is answered as if it were alone; shorter ones get other, often "
+    "fluent answers.",
     why="Padding is a token like any other. Without a mask its keys are attended to, and being first in the "
     "row it takes the place of the attention sink.",
     fix="Pass the mask, at every step and over the whole row, so that no query sees a padding column.",

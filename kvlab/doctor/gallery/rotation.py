@@ -29,7 +29,7 @@ def store_rotated(cache: Tape, tokens: Tensor) -> Tensor:
 MISUSE = Misuse(
     "mixed-rotation",
     "Keys are stored before rotation and read as if rotated",
-    symptom="The first new token is right. Then words of the prompt come back in any order.",
+    symptom="The first new token is right. Soon one word or sign comes over and over.",
     why="Queries are rotated to their positions and the keys they meet lie at position 0, all of them: what "
     "was said is known, when it was said is not.",
     fix="One rule for the whole cache: rotate before storing, or store plain keys and rotate at each read.",

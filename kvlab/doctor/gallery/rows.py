@@ -34,8 +34,8 @@ class RowStepper(Stepper):
 MISUSE = Misuse(
     "rows-permuted",
     "Rows change places and the cache does not",
-    symptom="One text at a time is exact. With beams, or after finished rows leave a batch, a row goes on as "
-    "if it were its neighbour.",
+    symptom="One text at a time is exact. With beams, or after finished rows leave a batch, a row goes on in "
+    "another row's text.",
     why="A row of the cache belongs to a row of the batch by number alone. Beam search picks new rows at "
     "each step; without a reorder they read the past of other beams.",
     fix="Reorder the cache with the rows, at every step that moves them.",

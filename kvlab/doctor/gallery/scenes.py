@@ -7,15 +7,12 @@ from.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kvlab.doctor.subject import Subject
-
-if TYPE_CHECKING:
-    from kvlab.model.decoder import Decoder
 
 New = int | Sequence[int]  # so many tokens, chosen greedily; or these tokens, whatever the logits say
 Scene = Callable[[Any, Tensor, New], Tensor]
@@ -38,11 +35,12 @@ def go_on(step: Step, logits: Tensor, state: Any, new: New, row: int = 0) -> Ten
     return torch.stack(said)
 
 
-def other(like: Tensor, lm: Decoder | None = None) -> Tensor:
-    """Another prompt, as long as `like [1, tokens]`: other text, or without a model the tokens backwards."""
-    if lm is None or lm.tokenizer is None:
+def other(like: Tensor, of: Any) -> Tensor:
+    """Another prompt, as long as `like [1, tokens]`; its tokens backwards, if `of` has no `lm` that reads."""
+    tokenizer = getattr(getattr(of, "lm", None), "tokenizer", None)
+    if tokenizer is None:
         return like.flip(1)
-    text = torch.tensor([lm.tokenizer.encode(OTHER)], device=like.device)
+    text = torch.tensor([tokenizer.encode(OTHER)], device=like.device)
     return text.repeat(1, -(-like.shape[1] // text.shape[1]))[:, : like.shape[1]]
 
 
@@ -60,7 +58,7 @@ def in_chunks(subject: Subject, ids: Tensor, new: New) -> Tensor:
 
 def padded(subject: Subject, ids: Tensor, new: New) -> Tensor:
     """The prompt, padded on the left, in a batch with a longer one."""
-    before = other(ids)[:, :8]
+    before = other(ids, subject)[:, :8]
     batch = torch.cat([torch.cat([torch.zeros_like(before), ids], 1), torch.cat([before, ids], 1)])
     mask = torch.ones_like(batch, dtype=torch.bool)
     mask[0, : before.shape[1]] = False
@@ -70,14 +68,14 @@ def padded(subject: Subject, ids: Tensor, new: New) -> Tensor:
 def cropped(subject: Subject, ids: Tensor, new: New) -> Tensor:
     """Four tokens too many are tried and taken back, as in speculative decoding."""
     _, state = subject.step(ids, None)
-    _, state = subject.step(other(ids)[:, :4], state)
+    _, state = subject.step(other(ids, subject)[:, :4], state)
     state = subject.crop(state, ids.shape[1] - 1)
     return go_on(subject.step, *subject.step(ids[:, -1:], state), new)
 
 
 def reordered(subject: Subject, ids: Tensor, new: New) -> Tensor:
     """Two rows; row 0 is to go on with what row 1 was, as when beam search drops a beam."""
-    _, state = subject.step(torch.cat([other(ids), ids])[:, :-1], None)
+    _, state = subject.step(torch.cat([other(ids, subject), ids])[:, :-1], None)
     state = subject.reorder(state, [1, 1])
     return go_on(subject.step, *subject.step(ids[:, -1:].expand(2, 1), state), new)
 
@@ -89,12 +87,12 @@ def alone(caller: Any, ids: Tensor, new: New) -> Tensor:
 
 def second_text(caller: Any, ids: Tensor, new: New) -> Tensor:
     """The prompt, after another one of the same length was answered."""
-    caller(other(ids, caller.lm), 4)
+    caller(other(ids, caller), 4)
     return caller(ids, new)
 
 
 def second_question(caller: Any, ids: Tensor, new: New) -> Tensor:
     """The prompt, after another one that begins with the same half."""
     prefix, question = ids.tensor_split(2, dim=1)
-    caller(torch.cat([prefix, other(question, caller.lm)], dim=1), 4)
+    caller(torch.cat([prefix, other(question, caller)], dim=1), 4)
     return caller(ids, new)

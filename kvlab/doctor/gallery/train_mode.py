@@ -58,7 +58,8 @@ def put_to_eval(cache: Tape, tokens: Tensor, training: bool = False) -> Tensor:
 DROPOUT = Misuse(
     "dropout-on",
     "Dropout is on: the model is in train mode",
-    symptom="The same prompt gives other text each time, also greedily; fluent, with slips.",
+    symptom="The same prompt gives other text each time, also greedily, and with 30 layers the text is "
+    "broken.",
     why="In train mode a tenth of each layer's output is dropped at random, and what was computed from the "
     "rest goes into the cache and stays there.",
     fix="Call `model.eval()` before generating.",

@@ -46,8 +46,8 @@ def flagged_as_whole(cache: Tape, tokens: Tensor) -> Tensor:
 FLAGGED = Misuse(
     "whole-sequence-with-new-only-flag",
     "The whole sequence, flagged as new tokens only",
-    symptom="The first new token is right, then the text loops or jumps; each step twice as far from the "
-    "prompt.",
+    symptom="Fluent for a while, then it repeats itself or jumps. Each new token lies about twice as far "
+    "from the prompt as it should.",
     why="Told that it gets new tokens only, the model counts positions from the end of the cache. The whole "
     "sequence starts at 0 all the same, so its last token lands at about twice its place.",
     fix="Flag and input must agree: the whole sequence without the flag, or the new tokens with it.",
