@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 NAMES = {CONCATENATION: "concatenation", DOUBLING: "doubling", PREALLOCATED: "preallocated"}
 
 
-def grown(config: Config, tokens: int) -> dict[str, Growth]:
+def grown(config: Config, tokens: int, capacity: int | None = None) -> dict[str, Growth]:
     """Caches of this shape filled one token at a time, 1 to `tokens`, in float32: what was copied and held.
 
-    Keys and values are random numbers: what is copied depends on the shape alone.
+    Keys and values are random numbers: what is copied depends on the shape alone. `capacity` is that of
+    the preallocated one; None: just enough.
     """
     found = {}
     for way, store in WAYS.items():
-        cache = kvlab.Cache(_shell(config), store=store(tokens))
+        cache = kvlab.Cache(_shell(config), store=store(capacity or tokens))
         append(cache, 1)
         found[NAMES[way]] = grow(cache, tokens - 1)
     return found
@@ -100,6 +101,19 @@ def totals(run: Recorded | NotMeasured) -> list[Total]:
         )
         for row in run.select(tokens_appended=most)
     ]
+
+
+def gpu_growth(run: Recorded | NotMeasured) -> str | NotMeasured:
+    """The record of the GPU as text: copied, slowest append, and what PyTorch's allocator had reserved."""
+    if not isinstance(run, Recorded):
+        return run
+    lines = [
+        f"{NAMES[row['store']]:>13}: copied {row['copied_bytes'] / 1e9:,.1f} GB, "
+        f"{1e3 * row['median']:.2f} ms an append, slowest {1e3 * max(row['seconds']):.1f} ms, "
+        f"peak {row['gpu_peak'] / 1e9:.2f} GB, reserved {row['gpu_reserved'] / 1e9:.2f} GB"
+        for row in run.rows
+    ]
+    return "\n".join([run.caption, *lines])
 
 
 def append_points(run: Recorded, name: str, what: str = "median") -> list[tuple[int, float]]:

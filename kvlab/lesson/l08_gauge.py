@@ -110,7 +110,7 @@ def _slot(text: Text, i: int, used: int, refused: bool = False) -> str:
 
 
 @styled
-def gauge_figure(text: Text, tokens: int, capacity: int, warn: int, columns: int = 16) -> Drawing:
+def gauge_figure(text: Text, tokens: int, capacity: int, warn: int, columns: int = 12) -> Drawing:
     """The slots as a picture, for places where no widget runs."""
     found = read(text, tokens, capacity, warn)
     rows = -(-max(capacity, tokens) // columns)
@@ -121,7 +121,8 @@ def gauge_figure(text: Text, tokens: int, capacity: int, warn: int, columns: int
         face = (BLUE if i < text.prompt else GREEN) if inside else BACKGROUND
         edge, dash = (RUST, "--") if over else (QUIET, "-")
         ax.barh(y, 0.94, 0.8, left=x, color=face, edgecolor=edge, linewidth=0.8, linestyle=dash)
-        word = token_text(text.tokens[i])[:8] if inside or over else ""
+        word = token_text(text.tokens[i]) if inside or over else ""
+        word = word if len(word) < 11 else word[:9] + "…"
         ink = "white" if inside else RUST
         ax.text(x + 0.47, y, word, ha="center", va="center", fontsize=7.5, color=ink)
     ax.invert_yaxis()

@@ -59,7 +59,8 @@ def peer(lm: Decoder, window: int | None = None) -> Peer | NotMeasured:
 
     if window is not None:
         lm = copy.copy(lm)
-        kinds: tuple[LayerType, ...] = ("sliding",) * lm.config.num_hidden_layers
+        sliding: LayerType = "sliding"
+        kinds = (sliding,) * lm.config.num_hidden_layers
         lm.config = replace(lm.config, layer_types=kinds, sliding_window=window)
     return Peer(transformers_twin(lm))
 

@@ -39,8 +39,8 @@ def run(candidate, heads, capacity, head_dim, chunks):
     return seen
 
 
-# The class, but for when it refuses, where it writes, whether it cuts, and when it counts.
-def variant(refuse=lambda u, n, room: u + n > room, place=lambda u, n, room: u, cut=False, early=0):
+# The class, but for when it refuses, where it writes, whether it cuts or grows, and when it counts.
+def variant(refuse=lambda u, n, room: u + n > room, place=lambda u, *_: u, cut=0, early=0, grow=0):
     class Slots:
         def __init__(self, heads, capacity, head_dim):
             self.data, self.used = torch.zeros(heads, capacity, head_dim), 0
@@ -51,6 +51,9 @@ def variant(refuse=lambda u, n, room: u + n > room, place=lambda u, n, room: u, 
             if refuse(used, n, room):
                 raise ValueError("full")
             n = min(n, room - used) if cut else n
+            if grow:
+                self.data = torch.cat((self.data[:, :used], x, self.data[:, used + n :]), dim=1)
+                room = self.data.shape[1]
             self.data[:, (place(used, n, room) + torch.arange(n)) % room] = x[:, :n]
             self.used = used + n
 
@@ -60,13 +63,6 @@ def variant(refuse=lambda u, n, room: u + n > room, place=lambda u, n, room: u, 
 EXERCISE.alternative(variant())
 
 
-@EXERCISE.mistake("It grows instead of refusing: `data` is another, larger tensor. A capacity is a promise.")
-class Grows(variant()):
-    def append(self, x):
-        self.data = torch.cat((self.data[:, : self.used], x, self.data[:, self.used + x.shape[1] :]), dim=1)
-        self.used += x.shape[1]
-
-
 def wrong(message, **how):
     EXERCISE.mistake(message)(variant(**how))
 
@@ -74,7 +70,9 @@ def wrong(message, **how):
 last, never = {"place": lambda used, n, room: min(used, room - n)}, {"refuse": lambda *_: False}
 wrong("When it is full you overwrite the last slots: those tokens are lost.", **never, **last)
 wrong("When it is full it starts at slot 0 again: a ring. The oldest tokens are lost.", **never)
+wrong("It grows instead of refusing: `data` is a larger tensor. A capacity is a promise.", **never, grow=1)
 wrong("`used` moves before the check: after a refused chunk it counts tokens that are not there.", early=1)
 wrong("You write every chunk at slot 0: it belongs behind the used ones.", place=lambda *_: 0)
-wrong("You cut off what does not fit: all goes in, or nothing.", refuse=lambda u, _, r: u == r, cut=True)
+wrong("You write one slot too far: the first free slot is `self.used`.", place=lambda used, *_: used + 1)
+wrong("You cut off what does not fit: all goes in, or nothing.", refuse=lambda u, _, r: u == r, cut=1)
 wrong("One too strict: the last slot may be used, so refuse only `>`.", refuse=lambda u, n, r: u + n >= r)

@@ -52,11 +52,11 @@ def alternative(lm, cache, prompts, new):
 
 # The solution, but for when it resets, how it counts, what it feeds back.
 def loop(lm, cache, prompts, new, reset=range(9), extra=-1, use=True, feed=lambda _, ids: ids[-1:], skip=0):
-    answers = []
+    answers: list[list[int] | None] = []
     for i, prompt in enumerate(prompts):
         if i in reset:
             cache.reset()
-        ids, given = [], prompt
+        given, ids = prompt, list[int]()
         while len(ids) < new + skip and len(prompt) + new + extra <= cache.kind.capacity:
             try:
                 logits = lm(torch.tensor([given]), cache if use else None)

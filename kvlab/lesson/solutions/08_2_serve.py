@@ -2,7 +2,7 @@ import torch
 
 
 def serve(lm, cache, prompts, new):
-    answers = []
+    answers: list[list[int] | None] = []
     for prompt in prompts:
         cache.reset()  # the memory stays, the text before goes
         # The last new id is never fed back: it needs no slot.
