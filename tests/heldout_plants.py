@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import kvlab
+from kvlab.doctor.loose import Loose
 from kvlab.doctor.subject import Subject, Unable
+from kvlab.model.rotary import angles, rotate
 
 VOCAB = 31
 Entries = tuple[Tensor, Tensor]  # keys and values, each [batch, heads, slots, head_dim]
@@ -262,15 +264,24 @@ def the_text_so_far_into_a_dynamic_cache() -> Callable:
 
 
 @plants("whole-sequence-with-new-only-flag")
-def flag_set_in_the_constructor_and_the_text_passed_whole() -> Callable:
-    model = wrapper(flag=True, scaled_sinu_pos_emb=True)
+def flag_in_the_constructor_and_the_text_passed_whole() -> Callable:
+    return whole_text(wrapper(flag=True, scaled_sinu_pos_emb=True))
+
+
+@plants("whole-sequence-with-new-only-flag")
+def flag_at_every_call_and_the_text_passed_whole() -> Callable:
+    return whole_text(wrapper(), input_not_include_cache=True)
+
+
+def whole_text(model: Any, **settings: Any) -> Callable:
+    """A step that passes the text from its beginning to an x-transformers model."""
 
     @torch.no_grad()
     def step(tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         text, cache = state or (tokens[:, :0], None)
-        text = torch.cat([text, tokens], dim=1)
-        out, cache = model(text, cache=cache, return_intermediates=True, cache_age=tokens.shape[1])
-        return out[:, -tokens.shape[1] :], (text, cache)
+        text, new = torch.cat([text, tokens], dim=1), tokens.shape[1]
+        out, cache = model(text, cache=cache, return_intermediates=True, cache_age=new, **settings)
+        return out[:, -new:], (text, cache)
 
     return step
 
@@ -282,6 +293,32 @@ def every_later_call_one_position_too_early() -> Callable:
     def step(tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         last = max(length(state) - 1, 0)  # the index of the last entry, where the next one was meant
         return mini.step(tokens, state, at=torch.arange(last, last + tokens.shape[1]))
+
+    return step
+
+
+@plants("offset-by-one")
+def index_of_the_last_token_for_the_next() -> Subject:
+    """The same where the doctor can find the model, and rows may be padded."""
+
+    class Behind(Hugging):
+        def positions(self, seen: Tensor, new: int) -> Tensor:
+            at = super().positions(seen, new)
+            return (at - 1).clamp(min=0) if seen.shape[1] > new else at
+
+    return Behind(hugging("GPT2"))
+
+
+@plants("positions-from-stored-length", shows="long")
+def position_is_the_length_of_the_first_layers_keys() -> Callable:
+    """transformers: a sliding layer's keys are never longer than the window; `get_seq_length()` knows."""
+    right = Hugging(hugging("Mistral", sliding_window=6))
+
+    @torch.no_grad()
+    def step(tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        cache, past = (right.start(), 0) if state is None else (state, state.layers[0].keys.shape[2])
+        at = torch.arange(past, past + tokens.shape[1]).expand(tokens.shape)
+        return right.model(tokens, past_key_values=cache, position_ids=at).logits, cache
 
     return step
 
@@ -327,6 +364,23 @@ def decoded_keys_are_stored_plain() -> Callable:
 
         logits = mini.run(tokens, torch.arange(past, past + new), mini.causal(new, past), keep)
         return logits, stored
+
+    return step
+
+
+@plants("mixed-rotation")
+def decoded_keys_are_turned_back() -> Callable:
+    """On kvlab's decoder: after every later call its keys are rotated back to what they were."""
+    lm = kvlab.load("tiny", device="cpu")
+
+    def step(tokens: Tensor, state: Loose | None = None) -> tuple[Tensor, Loose]:
+        cache = state or Loose(lm)
+        past, logits = cache.length, cache(tokens)
+        at = torch.arange(past, cache.length)[None, None]
+        cos, sin = angles(at, lm.layers[0].self_attn.frequencies, lm.dtype)
+        for layer in cache.layers if past else []:
+            layer.keys[:, :, past:] = rotate(layer.keys[:, :, past:], cos, -sin)
+        return logits, cache
 
     return step
 
@@ -498,6 +552,21 @@ def writes_clamped_to_the_last_slot() -> Subject:
     return Made(buffered(mini, 16, where, below), mini.full)
 
 
+@plants("static-overflow", shows="long")
+def what_comes_late_is_not_stored() -> Callable:
+    """On kvlab's decoder: a full store still answers, each new token from the 20 stored ones and itself."""
+    lm = kvlab.load("tiny", device="cpu")
+
+    def step(tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        seen, cache = state or (0, Loose(lm))
+        after = seen + tokens.shape[1]
+        logits = cache(tokens, positions=torch.arange(seen, after))
+        cache.crop(min(20, cache.length))
+        return logits, (after, cache)
+
+    return step
+
+
 @plants("capacity-becomes-window", shows="long")
 def static_cache_of_a_sliding_model_too_small() -> Subject:
     """transformers: a window of 64, and a StaticCache of 10, which takes the smaller of the two."""
@@ -577,6 +646,12 @@ def drop_path_for_each_row() -> Subject:
     return Made(step, lambda tokens: step(tokens)[0])
 
 
+@plants("layer-dropout", shows="twice")
+def layer_dropout_left_on() -> Any:
+    """An x-transformers model as it comes out of training."""
+    return wrapper(layer={"layer_dropout": 0.4}).train()
+
+
 @plants("rows-permuted", shows="batch")
 def rows_sorted_anew_in_every_call() -> Callable:
     """Sorts its rows by first token, to batch like with like; the cache keeps the order of its first call."""
@@ -615,6 +690,18 @@ def logits_detached_but_not_the_cache() -> Callable:
         return out.logits.detach(), out.past_key_values
 
     return step
+
+
+@plants("rows-permuted", shows="reorder")
+def keys_follow_their_rows_and_values_do_not() -> Subject:
+    class KeysOnly(Hugging):
+        def reorder(self, state: Any, rows: list[int]) -> Any:
+            cache, seen = copy.deepcopy(state)
+            for layer in cache.layers:
+                layer.keys = layer.keys[rows]
+            return cache, seen
+
+    return KeysOnly(hugging("Llama"))
 
 
 # --- the caller's mistakes: a right step in a wrong loop ---

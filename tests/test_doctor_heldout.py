@@ -6,6 +6,7 @@ and each right step does not. Then the doctor looks at them.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
@@ -109,7 +110,9 @@ def reorder(it: Any) -> float:
 
 
 def twice(it: Any) -> float:
-    return gap(it.step(ids(1, 13), None)[0], it.step(ids(1, 13), None)[0])
+    """The same call again, as often as chance may need to show."""
+    first = it.step(ids(1, 13), None)[0]
+    return max(gap(first, it.step(ids(1, 13), None)[0]) for _ in range(8))
 
 
 def loop(it: Any) -> float:
@@ -204,22 +207,26 @@ def test_a_lossy_cache_loses_something(make: Callable[[], Any]) -> None:
 # --- what the doctor says of them ---
 
 # Plants that the doctor names as one of a class, which it cannot tell apart in these circumstances.
+WHERE = (
+    "positions-restart | offset-by-one | positions-from-stored-length | mixed-rotation | own-entry-left-out"
+)
 CLASSES = {
-    "position-is-the-length-of-trimmed-lists": "positions-restart | offset-by-one | "
-    "positions-from-stored-length | mixed-rotation | own-entry-left-out",
-    "decoded-keys-are-stored-plain": "positions-restart | offset-by-one | "
-    "positions-from-stored-length | mixed-rotation | own-entry-left-out",
+    "position-is-the-length-of-the-first-layers-keys": WHERE,
+    "position-is-the-length-of-trimmed-lists": WHERE,
+    "decoded-keys-are-stored-plain": WHERE,
     "one-static-cache-for-all-texts": "static-not-reset | another-prompts-cache",
     "static-cache-of-a-sliding-model-too-small": "capacity-becomes-window | positions-from-stored-length",
 }
 # Where it fails, what it says.
 UNNAMED = {
-    "flag-set-in-the-constructor-and-the-text-passed-whole": "unknown: its own replay raises, because "
+    "flag-in-the-constructor-and-the-text-passed-whole": "unknown: its own replay raises, because "
     "sinusoidal positions take no batch of them",
     "every-later-call-one-position-too-early": "unknown: it has no model to replay, and sees no other trace",
     "writes-clamped-to-the-last-slot": "unknown: wrong from token 16 on, as where a store is full",
+    "keys-follow-their-rows-and-values-do-not": "unknown: wrong after a reorder, in a way it has no name for",
     "session-keeps-its-last-cache": "no bug found: the loop returns plain logits, and its cache is not seen",
 }
+BY_LUCK = {"attention-dropout-alone": "layer-dropout, with one seed in six"}
 FALSE_ALARMS = {
     "wrapper_that_wants_the_whole_sequence": "unknown: rows padded on the left come out infinite",
     "wrapper_that_wants_new_tokens_only": "unknown: rows padded on the left come out infinite",
@@ -234,20 +241,36 @@ def examined(made: Any) -> Report:
     return check(made, vocab_size=VOCAB)
 
 
+def examined_by_chance(made: Any, seed: int) -> set[str]:
+    torch.manual_seed(seed)
+    random.seed(seed)  # x-transformers draws its layers with it
+    return {finding.name for finding in examined(made).findings}
+
+
 def failing(known: dict[str, str], name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.xfail(strict=True, reason=known[name])] if name in known else []
 
 
 PLANTED = [pytest.param(p, id=p.id, marks=failing(UNNAMED, p.id)) for p in PLANTS]
+TWICE = [p for p in PLANTS if p.shows == "twice"]
+BY_CHANCE = [pytest.param(p, id=p.id, marks=failing(BY_LUCK, p.id)) for p in TWICE]
 RIGHT = [pytest.param(f, id=f.__name__, marks=failing(FALSE_ALARMS, f.__name__)) for f in CORRECT]
 
 
 @pytest.mark.parametrize("plant", PLANTED)
 def test_the_doctor_names_the_misuse_and_nothing_else(plant: Plant) -> None:
+    torch.manual_seed(0)
+    random.seed(0)
     report = examined(plant.make())
     assert not report.ok
     assert {finding.name for finding in report.findings} == {CLASSES.get(plant.id, plant.misuse)}
     assert all(finding.evidence and finding.fix for finding in report.findings)
+
+
+@pytest.mark.parametrize("plant", BY_CHANCE)
+def test_the_name_does_not_hang_on_chance(plant: Plant) -> None:
+    made = plant.make()
+    assert [examined_by_chance(made, seed) for seed in range(10)] == [{plant.misuse}] * 10
 
 
 @pytest.mark.parametrize("make", RIGHT)
