@@ -197,9 +197,9 @@ class TestStores:
         step = GALLERY["crop-on-ring"].right(tiny)
         layers = tiny.config.num_hidden_layers
         reach = layers * (ring.WINDOW - 1) + 1  # one window further down with each layer
-        long = ids.repeat(1, 3)[:, : reach + 4]
+        long = ids.repeat(1, 3)[:, : ring.SINKS + 2 + reach]
         changed = long.clone()
-        changed[0, :2] += 1
+        changed[0, ring.SINKS : ring.SINKS + 2] += 1
         assert torch.equal(step.full(long)[0, -1], step.full(changed)[0, -1])
         changed[0, -reach] += 1
         assert not torch.equal(step.full(long)[0, -1], step.full(changed)[0, -1])

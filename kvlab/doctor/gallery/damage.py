@@ -66,7 +66,7 @@ class Watch:
         step = args[2].step
         self.positions.append(step.positions[0].tolist())
         self.ids.append(step.ids[0].tolist())
-        self.maps.append(self.lm.recording.attention[self.layer][0, self.head])
+        self.maps.append(self.lm.recording.attention[self.layer][0, self.head].cpu())
 
     def side(self, tokens: list[int], drop: int = 0) -> Side:
         """What was seen, without the last `drop` calls, beside what is written."""
@@ -120,8 +120,8 @@ def damage(
         ids[0].tolist(),
         of_wrong.side(free),
         of_right.side(tokens, drop=new - len(tokens)),
-        error=(good.double() - bad.double()).abs().amax(-1),
-        kl=(log_good.exp() * (log_good - log_bad)).sum(-1).clamp(min=0),
+        error=(good.double() - bad.double()).abs().amax(-1).cpu(),
+        kl=(log_good.exp() * (log_good - log_bad)).sum(-1).clamp(min=0).cpu(),
         right_error=float((good - _truth(misuse, lm, ids, tokens)).abs().max()) if misuse.exact else None,
         first_difference=int(differ[0]) if len(differ) else None,
     )

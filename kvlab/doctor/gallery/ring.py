@@ -14,11 +14,12 @@ from kvlab.doctor.gallery.tape import Stepper, Tape
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
 
-WINDOW = 8  # tokens that a query sees, its own included
+WINDOW = 8  # tokens that a query sees, its own included,
+SINKS = 4  # and the first of the text, without which a model that was trained without a window falls apart
 
 
 class Ring(Tape):
-    """A cache for a window in every layer: the newest entries, and their positions `held`, oldest first."""
+    """A cache for a window in every layer: sinks, the newest entries, and the positions `held` of all."""
 
     def __init__(self, lm: Decoder):
         super().__init__(lm)
@@ -28,8 +29,9 @@ class Ring(Tape):
         positions = self.seen + torch.arange(ids.shape[1])
         self.held = torch.cat([self.held, positions])
         distance = positions[:, None] - self.held  # [new, slots]
-        logits = super().__call__(ids, positions, (distance >= 0) & (distance < WINDOW))
-        self.keep_held(self.held > self.held[-1] - WINDOW)
+        near = (distance < WINDOW) | (self.held < SINKS)
+        logits = super().__call__(ids, positions, (distance >= 0) & near)
+        self.keep_held(near[-1])
         return logits
 
     def keep_held(self, which: Tensor) -> None:

@@ -35,7 +35,8 @@ MISUSE = Misuse(
     symptom="All is well until entries are evicted; from then on every new token lands at the same position, "
     "and the text stalls or repeats itself.",
     why="The length of the cache is the next position only while the cache holds every token. After an "
-    "eviction it stands still, yet the kept keys were rotated to their true places.",
+    "eviction it stands still, yet the kept keys were rotated to their true places. Padding counts in it "
+    "too.",
     fix="Count the tokens seen apart from the entries held, and take positions from that count.",
     wrong_code=wrong,
     right_code=right,

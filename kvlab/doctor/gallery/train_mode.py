@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kvlab.doctor.gallery.base import Misuse
@@ -42,7 +41,9 @@ def with_dropout(cache: Tape, tokens: Tensor, training: bool) -> Tensor:
     """A step where each layer's output is dropped at `RATE` (Srivastava et al., 2014)."""
 
     def block(module: Any, x: Tensor, layer: Any, frame: Any) -> Tensor:
-        return x + F.dropout(module(x, layer, frame) - x, RATE, training)
+        change = module(x, layer, frame) - x
+        kept = torch.rand(x.shape).to(x.device) >= RATE  # drawn on the CPU: the same on every device
+        return x + (change * kept / (1 - RATE) if training else change)
 
     return cache(tokens, block=block)
 
