@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from heldout_plants import CORRECT, LOSSY, PLANTS, VOCAB, Plant
+from heldout_plants import CORRECT, LOSSY, PLANTS, VOCAB, Plant, kvlab_bfloat16, llama_in_bfloat16
 from torch import Tensor, nn
 
 import kvlab
 from kvlab.doctor import Report, check
+from kvlab.doctor.gallery import GALLERY
 from kvlab.doctor.subject import Subject, Unable
 from kvlab.model import Decoder
 
@@ -257,6 +258,10 @@ BY_CHANCE = [pytest.param(p, id=p.id, marks=failing(BY_LUCK, p.id)) for p in TWI
 RIGHT = [pytest.param(f, id=f.__name__, marks=failing(FALSE_ALARMS, f.__name__)) for f in CORRECT]
 
 
+def test_every_misuse_of_the_gallery_is_planted() -> None:
+    assert {plant.misuse for plant in PLANTS} == GALLERY.keys() - {"rounding"}
+
+
 @pytest.mark.parametrize("plant", PLANTED)
 def test_the_doctor_names_the_misuse_and_nothing_else(plant: Plant) -> None:
     torch.manual_seed(0)
@@ -278,6 +283,13 @@ def test_the_doctor_is_silent(make: Callable[[], Any]) -> None:
     report = examined(make())
     assert not [finding for finding in report.findings if finding.kind != "rounding"]
     assert len(report.passed) >= 2
+
+
+@pytest.mark.parametrize("make", [llama_in_bfloat16, kvlab_bfloat16], ids=lambda make: make.__name__)
+def test_rounding_is_called_rounding(make: Callable[[], Any]) -> None:
+    report = examined(make())
+    assert report.ok
+    assert [finding.name for finding in report.findings] == ["rounding"]
 
 
 @pytest.mark.parametrize("make", LOSSY.values(), ids=LOSSY)
