@@ -103,6 +103,15 @@ def test_the_same_damage_every_time(found: dict[str, Damage], tiny: Decoder, ids
     assert torch.equal(torch.rand(1), expected)
 
 
+@pytest.mark.parametrize(
+    "prompt, new, says",
+    [("cat", 3, "at least 4 tokens"), (torch.zeros(2, 8), 3, "one text"), ("a long prompt", 0, "at least 1")],
+)
+def test_what_cannot_be_run_is_refused(tiny: Decoder, prompt: str | Tensor, new: int, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        damage(GALLERY["offset-by-one"], tiny, prompt, new)
+
+
 class TestPositions:
     def of(self, side, first: int = 1) -> list[int]:
         """Positions of the decoded tokens."""
@@ -265,6 +274,9 @@ class TestRounding:
         precise = decode(bug.wrong(tiny).to(torch.float64), ids, given)
         assert precise.dtype == torch.float64
         assert (precise - decode(bug.right(tiny).to(torch.float64), ids, given)).abs().max() > 2
+        mended = GALLERY["rounding"].wrong(tiny).to(torch.float64)
+        truth = mended.full(torch.cat([ids, torch.tensor([given[:-1]])], dim=1))[0, 23:]
+        assert (decode(mended, ids, given) - truth).abs().max() < 1e-9
 
     def test_the_false_alarm(self, found: dict[str, Damage]) -> None:
         assert 0.01 < found["rounding"].worst < 0.5

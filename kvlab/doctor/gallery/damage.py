@@ -101,9 +101,14 @@ def damage(
 
     Errors are measured on the same tokens, those of the right way: otherwise the first token that differs
     would make everything after it another text.
+
+    Raises:
+        ValueError: text for a model without a tokenizer, ids of another shape, fewer than 4 tokens of prompt
+            (some misuses cut it in two), or no new tokens.
     """
-    ids = prompt if isinstance(prompt, Tensor) else torch.tensor([lm.tokenizer.encode(prompt)])
-    ids = ids.to(lm.device)
+    ids = _ids(lm, prompt)
+    if new < 1:
+        raise ValueError(f"new must be at least 1, not {new}.")
     layer = lm.config.num_hidden_layers // 2 if layer is None else layer
     with seeded(), watched(lm, layer, head) as of_right:
         good = misuse.loop(lm, ids, new, right=True)
@@ -125,6 +130,19 @@ def damage(
         right_error=float((good - _truth(misuse, lm, ids, tokens)).abs().max()) if misuse.exact else None,
         first_difference=int(differ[0]) if len(differ) else None,
     )
+
+
+def _ids(lm: Decoder, prompt: str | Tensor) -> Tensor:
+    """The prompt as ids `[1, tokens]` on the model's device."""
+    if isinstance(prompt, str):
+        if lm.tokenizer is None:
+            raise ValueError(f"{lm.config.name} has no tokenizer; give ids [1, tokens], not text.")
+        prompt = torch.tensor([lm.tokenizer.encode(prompt)])
+    if prompt.dim() != 2 or len(prompt) != 1 or prompt.shape[1] < 4:
+        raise ValueError(
+            f"the prompt must be one text of at least 4 tokens, [1, tokens], not {list(prompt.shape)}."
+        )
+    return prompt.to(lm.device)
 
 
 def up_to_stop(lm: Decoder, logits: Tensor) -> list[int]:

@@ -26,6 +26,8 @@ class LearnedTape(Tape):
         lm = self.lm
         if positions is None:
             positions = self.seen + torch.arange(ids.shape[1])
+        if int(positions.max()) >= TABLE:
+            raise ValueError(f"the table of learned positions ends at {TABLE}; give a shorter text.")
         generator = torch.Generator().manual_seed(0)
         table = torch.randn(TABLE, lm.config.hidden_size, generator=generator)
         table = table.to(lm.device, lm.dtype) * lm.embed_tokens.weight[:TABLE].std()

@@ -35,6 +35,9 @@ class RoundingStepper(Stepper):
     def __init__(self, lm: Decoder, code: Callable[[Decoder], Decoder]):
         super().__init__(code(lm), step)
 
+    def to(self, dtype: torch.dtype) -> Stepper:
+        return Stepper(in_dtype(self.lm, dtype), self.code)
+
 
 def cache_against_recompute(lm: Decoder, ids: Tensor, dtypes: tuple[torch.dtype, ...]) -> dict[str, float]:
     """Largest |Δlogit| between a cache, token by token, and full recompute, for each dtype.
