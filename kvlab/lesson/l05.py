@@ -107,6 +107,7 @@ def stepper(lm: Decoder, off: int = 0) -> Callable[[Tensor, Any], tuple[Tensor, 
     return step
 
 
+LONGER = (5, 7) * 4  # bfloat16 rounds a short text alike in both ways, by chance
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 
@@ -116,7 +117,7 @@ def by_precision(name: str = "tiny") -> dict[str, list[float]]:
     for dtype in DTYPES.values():
         lm = load(name, device="cpu", dtype=dtype)
         for found, off in zip(gaps.values(), (0, 1), strict=True):
-            found.append(passed(Patient(as_subject(stepper(lm, off)), exact=False), CUTS["in chunks"]).worst)
+            found.append(passed(Patient(as_subject(stepper(lm, off)), exact=False), LONGER).worst)
     return gaps
 
 
