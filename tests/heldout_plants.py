@@ -901,11 +901,16 @@ def static_cache_reset_between_texts() -> Subject:
 
 @right
 def wrapper_that_wants_the_whole_sequence() -> Any:
-    return wrapper(layer={"rotary_pos_emb": True}, use_abs_pos_emb=False)
+    return wrapper(layer={"rotary_pos_emb": True}, use_abs_pos_emb=False).float()
 
 
 @right
 def wrapper_that_wants_new_tokens_only() -> Any:
+    return wrapper(flag=True).float()
+
+
+@right
+def wrapper_in_float64() -> Any:
     return wrapper(flag=True)
 
 

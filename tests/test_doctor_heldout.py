@@ -220,8 +220,8 @@ CLASSES = {
 }
 # Where it fails, what it says.
 UNNAMED = {
-    "flag-in-the-constructor-and-the-text-passed-whole": "unknown: its own replay raises, because "
-    "sinusoidal positions take no batch of them",
+    "flag-in-the-constructor-and-the-text-passed-whole": "unknown: its own recomputing raises, "
+    "because sinusoidal positions take no batch of them",
     "every-later-call-one-position-too-early": "unknown: it has no model to replay, and sees no other trace",
     "writes-clamped-to-the-last-slot": "unknown: wrong from token 16 on, as where a store is full",
     "keys-follow-their-rows-and-values-do-not": "unknown: wrong after a reorder, in a way it has no name for",
@@ -229,8 +229,7 @@ UNNAMED = {
 }
 BY_LUCK = {"attention-dropout-alone": "layer-dropout, with one seed in six"}
 FALSE_ALARMS = {
-    "wrapper_that_wants_the_whole_sequence": "unknown: rows padded on the left come out infinite",
-    "wrapper_that_wants_new_tokens_only": "unknown: rows padded on the left come out infinite",
+    "wrapper_in_float64": "padding-without-mask: with seq_start_pos alone, padded rows are NaN in float64",
 }
 
 
