@@ -45,20 +45,20 @@ def training(lm: Decoder, code: Callable[..., Tensor]) -> Caller:
     return Caller(trainable(lm), code, lambda _: None)
 
 
-def bytes_kept(run: Callable[[], Tensor]) -> int:
-    """Bytes that autograd keeps alive for a backward pass through what `run` returns, parameters excluded."""
-    kept: dict[int, int] = {}
+def bytes_kept(program: Caller, ids: Tensor, new: New) -> int:
+    """Bytes that autograd keeps alive for a backward pass through a program's logits, weights excluded."""
+    tensors = [*program.lm.parameters(), *program.lm.buffers()]
+    weights = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    held: list[Tensor] = []  # an address belongs to one storage only while that lives
 
     def pack(tensor: Tensor) -> Tensor:
-        if not (tensor.is_leaf and tensor.requires_grad):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        held.append(tensor)  # an address belongs to one storage only while that lives
+        held.append(tensor)
         return tensor
 
-    held: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
-    return sum(kept.values())
+        program(ids, new)
+    storages = [tensor.untyped_storage() for tensor in held]
+    return sum({s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in weights}.values())
 
 
 MISUSE = Misuse(
