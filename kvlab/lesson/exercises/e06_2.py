@@ -60,7 +60,7 @@ for message, order in (
     ("top-p is missing: only top-k filters.", "tk"),
     ("top-k is missing: only top-p filters.", "tp"),
 ):
-    EXERCISE.mistake(message)(lambda *given, order=order: walk(filtered(*given[:4], order=order), given[4]))
+    EXERCISE.mistake(message)(lambda z, t, k, p, u, order=order: walk(filtered(z, t, k, p, order), u))
 
 
 @EXERCISE.mistake("You multiplied by the temperature: a high one must flatten, so divide the logits.")
