@@ -1,4 +1,4 @@
-"""Misuses planted a second time, for the doctor's exam: nobody who wrote a probe has looked in here.
+"""Misuses planted a second time, for the doctor's exam: its probes were not tried on any of these.
 
 Each factory of `PLANTS` returns a decoding step or a caller's loop with one misuse in it, written in another
 way and met in another place than the obvious one. `CORRECT` holds steps and models with none, `LOSSY` caches
