@@ -31,22 +31,22 @@ ROUNDING = 1e-3
 
 
 def places(side: Side, new: int) -> list[int]:
-    """Where the last token of each of the last `new` calls was put."""
-    return [call[-1] for call in side.positions[-new:]]
+    """Where the last token of each of the last `new` calls was put; empty if some were not watched."""
+    return [call[-1] for call in side.positions[-new:]] if len(side.positions) >= new else []
 
 
 def rows(side: Side, new: int) -> np.ndarray:
     """The watched head's weights, `[new, slots]`: of each of the last `new` calls the query that predicts.
 
     NaN where a cache had no such slot yet; slots that nobody ever reads are cut off at the right. Empty
-    where nothing was watched.
+    where not all calls were watched: layer dropout may skip the watched layer.
     """
+    if len(side.maps) < new:
+        return np.empty((0, 0))
     last = [weights[-1].float().cpu().numpy() for weights in side.maps[-new:]]
-    used = max((int(row.nonzero()[0].max()) + 1 for row in last), default=0)
+    used = max(int(row.nonzero()[0].max()) + 1 for row in last)
     cut = [row[:used] for row in last]
-    return np.array([np.pad(row, (0, used - len(row)), constant_values=np.nan) for row in cut]).reshape(
-        -1, used
-    )
+    return np.array([np.pad(row, (0, used - len(row)), constant_values=np.nan) for row in cut])
 
 
 def errors(found: Damage) -> np.ndarray:

@@ -62,6 +62,10 @@ class Scenery:
         for image, side in zip(self.images, (found.right, found.wrong), strict=True):
             self._map(image, side, new, upto)
         maps[0].set_yticks(range(len(tokens)), tokens)
+        seen = len(rows(found.wrong, new)) > 0
+        maps[1].set_title(
+            "the same head, wrong" if seen else "its layer is skipped in some calls", fontsize=10
+        )
         self.figure.alt = (
             f"{GALLERY[name].title}: positions, logit error and one attention head, wrong beside right"
         )
