@@ -69,7 +69,7 @@ def read(text: Text, tokens: int, capacity: int, warn: int) -> Reading:
     """Fill a cache of `capacity` slots with the first `tokens` tokens, as far as they go in."""
     cache = text.filled(min(tokens, capacity), capacity)
     remaining = cache.remaining or 0
-    state, says = "fine", f"{remaining} slots left"
+    state, says = "fine", f"{remaining} slots left; the warning comes at {warn}"
     try:
         cache.require(max(1, tokens - capacity))
     except kvlab.CacheError as error:
