@@ -38,15 +38,15 @@ def places(side: Side, new: int) -> list[int]:
 def rows(side: Side, new: int) -> np.ndarray:
     """The watched head's weights, `[new, slots]`: of each of the last `new` calls the query that predicts.
 
-    NaN where a cache had no such slot yet; slots that nobody ever reads are cut off at the right. Empty
-    where not all calls were watched: layer dropout may skip the watched layer.
+    NaN where a cache had no such slot yet; room that was allocated and never filled is cut off. Empty if
+    some calls were not watched: layer dropout may skip the watched layer.
     """
     if len(side.maps) < new:
         return np.empty((0, 0))
     last = [weights[-1].float().cpu().numpy() for weights in side.maps[-new:]]
-    used = max(int(row.nonzero()[0].max()) + 1 for row in last)
-    cut = [row[:used] for row in last]
-    return np.array([np.pad(row, (0, used - len(row)), constant_values=np.nan) for row in cut])
+    width = min(max(map(len, last)), sum(map(len, side.ids)))
+    cut = [row[:width] for row in last]
+    return np.array([np.pad(row, (0, width - len(row)), constant_values=np.nan) for row in cut])
 
 
 def errors(found: Damage) -> np.ndarray:
@@ -97,7 +97,7 @@ def head_image(ax: Axes, weights: np.ndarray, tokens: Sequence[str]) -> AxesImag
     image = ax.imshow(weights, cmap=ATTENTION, norm=ATTENTION_NORM, aspect="auto")
     ax.grid(False)
     ax.tick_params(length=0)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.set_yticks(range(len(tokens)), [token_text(t) for t in tokens], fontsize=8)
     ax.set_xlabel("slot in the cache")
     return image

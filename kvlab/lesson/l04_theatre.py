@@ -35,7 +35,7 @@ class Scenery:
         ladder, error, *maps = self.panels
         _name_axes(ladder, error, new)
         calls, blank = np.arange(1, new + 1), np.full(new, np.nan)
-        self.true = ladder.plot(calls, blank, color=GREEN, **THEORY)[0]
+        self.true = ladder.plot(calls, blank, color=GREEN, zorder=3, **THEORY)[0]
         self.used = ladder.plot(calls, blank, color=RUST, marker="o", markersize=4)[0]
         self.wrong = error.plot(calls, blank, color=RUST, marker="o", markersize=4)[0]
         rows_of: tuple[list[str], list[str]] = (
@@ -80,7 +80,7 @@ class Scenery:
 
     def _map(self, image: AxesImage, side: Side, new: int, upto: int) -> None:
         weights = rows(side, new)[:upto]
-        full = np.full((self.stage.new, max(weights.shape[1], 1)), np.nan)
+        full = np.full((self.stage.new, weights.shape[1] or self.stage.new), np.nan)
         full[: len(weights), : weights.shape[1]] = weights
         image.set_data(full)
         image.set_extent((-0.5, full.shape[1] - 0.5, len(full) - 0.5, -0.5))
