@@ -63,9 +63,8 @@ class Scenery:
             self._map(image, side, new, upto)
         maps[0].set_yticks(range(len(tokens)), tokens)
         seen = len(rows(found.wrong, new)) > 0
-        maps[1].set_title(
-            "the same head, wrong" if seen else "its layer is skipped in some calls", fontsize=10
-        )
+        words = "the same head, wrong" if seen else "its layer is skipped in some calls"
+        maps[1].set_title(words, loc="left", fontsize=10, fontweight="bold")  # drawn outside of `styled`: say where
         self.figure.alt = (
             f"{GALLERY[name].title}: positions, logit error and one attention head, wrong beside right"
         )
