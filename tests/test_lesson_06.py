@@ -283,7 +283,7 @@ def test_the_widget_draws_from_what_the_sampler_says(tiny: Decoder) -> None:
     wanted = sampling.probabilities(own[None])[0].sort(descending=True).values
     assert torch.allclose(found.after, wanted, atol=1e-6)
     left = int((wanted > 0).sum())
-    assert list(found.left) == ["temperature", "top-k", "top-p", "min-p"] and found.left["min-p"] == left
+    assert list(found.left) == ["top-k", "top-p", "min-p"] and found.left["min-p"] == left
     assert found.left["top-k"] == 12
     assert [name is None for name in found.dropped] == [p > 0 for p in wanted[: len(text.words)].tolist()]
     assert found.mass == pytest.approx(float(own.softmax(0).sort(descending=True).values[:left].sum()))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TOP_K = ("off", 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 SHOWN = 14  # tokens in the table
+BAR = 420  # pixels of a bar of probability 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Found:
 
     before: Tensor  # at temperature 1, nothing filtered
     after: Tensor  # what is drawn from
-    left: dict[str, int]  # tokens left after each step that is on
+    left: dict[str, int]  # tokens left after each filter that is on
     dropped: list[str | None]  # by which step, for each shown word
 
     @property
@@ -59,7 +60,8 @@ def examine(text: Text, sampling: Sampling) -> Found:
     dropped: list[str | None] = [None] * len(text.words)
     for name, step in steps(sampling).items():
         logits = step(logits)
-        left[name] = kept(logits)
+        if name != "temperature":  # which drops nothing
+            left[name] = kept(logits)
         for i in range(len(dropped)):
             if dropped[i] is None and logits[0, i] == float("-inf"):
                 dropped[i] = name
@@ -96,12 +98,13 @@ _COLUMNS = (("token", "right"), ("", "left"), ("before", "right"), ("after", "ri
 
 def _row(word: str, before: float, after: float, dropped: str | None) -> str:
     bars = (
-        f'<div style="background:{QUIET};opacity:.45;width:{260 * before:.0f}px;height:5px"></div>'
-        f'<div style="background:{BLUE};width:{260 * after:.0f}px;height:8px"></div>'
+        f'<div style="background:{QUIET};opacity:.45;width:{BAR * before:.0f}px;height:5px"></div>'
+        f'<div style="background:{BLUE};width:{BAR * after:.0f}px;height:8px"></div>'
     )
     look = f"color:{QUIET};text-decoration:line-through" if dropped else ""
     return (
-        f'<tr><td style="text-align:right;{look}">{token_html(word)}</td><td style="width:262px">{bars}</td>'
+        f'<tr><td style="text-align:right;{look}">{token_html(word)}</td>'
+        f'<td style="width:{BAR}px">{bars}</td>'
         f'<td style="text-align:right;color:{QUIET}">{before:.1%}</td>'
         f'<td style="text-align:right"><b>{after:.1%}</b></td>'
         f'<td style="color:{RUST}">{dropped or ""}</td></tr>'
