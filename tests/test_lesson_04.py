@@ -208,6 +208,7 @@ def test_the_theatre_grows_token_by_token(stage: l04.Stage) -> None:
     for upto in (2, 5):
         figure = scenery.show("positions-restart", upto)
         ladder, error, right, wrong = figure.axes[:4]
+        assert [ax.get_title(loc="center") for ax in (right, wrong)] == ["", ""], "one title over another"
         for line, values in (
             (ladder.lines[0], l04_figures.places(found.right, 5)),
             (ladder.lines[1], l04_figures.places(found.wrong, 5)),

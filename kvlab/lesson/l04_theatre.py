@@ -64,7 +64,7 @@ class Scenery:
         maps[0].set_yticks(range(len(tokens)), tokens)
         seen = len(rows(found.wrong, new)) > 0
         words = "the same head, wrong" if seen else "its layer is skipped in some calls"
-        maps[1].set_title(words, loc="left", fontsize=10, fontweight="bold")  # drawn outside of `styled`: say where
+        maps[1].set_title(words, loc="left", fontsize=10, fontweight="bold")  # `styled` is not at work here
         self.figure.alt = (
             f"{GALLERY[name].title}: positions, logit error and one attention head, wrong beside right"
         )
