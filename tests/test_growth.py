@@ -78,9 +78,7 @@ def test_bench_growth_records_every_way(tmp_path: Path, capsys: pytest.CaptureFi
         assert row["model"] == "tiny" and len(row["seconds"]) == row["tokens_appended"]
         assert row["copied_bytes"] == row["theory_copied_bytes"]
         assert row["stored_bytes"] == row["logical_bytes"] <= row["allocated_bytes"] <= row["peak_bytes"]
-        assert (
-            row["slowest"] == max(row["seconds"]) <= row["total_seconds"]
-        )
+        assert row["slowest"] == max(row["seconds"]) <= row["total_seconds"]
     assert "concatenation" in capsys.readouterr().out
 
 

@@ -7,7 +7,7 @@ QUIZ = [
         "A prompt of 100 tokens, 50 tokens to generate, one at a time. What is the least capacity?",
         {
             "149": "The last new token is never fed back: 100 + 50 − 1.",
-            "150": "One more than needed. The 50th new token is chosen from logits, and its own key and value "
+            "150": "One more than needed. The 50th new token is chosen from logits; its own key and value "
             "are never computed.",
             "50": "The prompt's entries take slots, too.",
         },
@@ -18,8 +18,8 @@ QUIZ = [
         "doubling?",
         {
             "always": "At 8 tokens it holds 1,024 times as much.",
-            "never": "After 4,097 tokens, say, doubling has room for 8,192, and for what a text of 5,000 needs "
-            "a capacity of 5,000 would do.",
+            "never": "After 4,097 tokens, say, doubling may have room for 8,192, where a text of 5,000 needs a "
+            "capacity of 5,000.",
             "when the length is known well": "Doubling may have reserved almost twice what is needed. A "
             "capacity near the true length is less; one far above it is more.",
         },
