@@ -227,7 +227,7 @@ UNNAMED = {
     "keys-follow-their-rows-and-values-do-not": "unknown: wrong after a reorder, in a way it has no name for",
     "session-keeps-its-last-cache": "no bug found: the loop returns plain logits, and its cache is not seen",
 }
-BY_LUCK = {"attention-dropout-alone": "layer-dropout, with one seed in six"}
+BY_LUCK = {"attention-dropout-alone": "layer-dropout, with some seeds"}  # tried over several of them only
 FALSE_ALARMS = {
     "wrapper_in_float64": "padding-without-mask: with seq_start_pos alone, padded rows are NaN in float64",
 }
@@ -254,7 +254,7 @@ def failing(known: dict[str, str], name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.xfail(strict=True, raises=AssertionError, reason=known[name])]
 
 
-PLANTED = [pytest.param(p, id=p.id, marks=failing(UNNAMED, p.id)) for p in PLANTS]
+PLANTED = [pytest.param(p, id=p.id, marks=failing(UNNAMED, p.id)) for p in PLANTS if p.id not in BY_LUCK]
 TWICE = [p for p in PLANTS if p.shows == "twice"]
 BY_CHANCE = [pytest.param(p, id=p.id, marks=failing(BY_LUCK, p.id)) for p in TWICE]
 RIGHT = [pytest.param(f, id=f.__name__, marks=failing(FALSE_ALARMS, f.__name__)) for f in CORRECT]
