@@ -18,7 +18,7 @@ QUIZ = [
         "doubling?",
         {
             "always": "At 8 tokens it holds 1,024 times as much.",
-            "never": "After 4,097 tokens, say, doubling may have room for 8,192, where a text of 5,000 needs a "
+            "never": "After 4,097 tokens doubling may have room for 8,192, where a text of 5,000 needs a "
             "capacity of 5,000.",
             "when the length is known well": "Doubling may have reserved almost twice what is needed. A "
             "capacity near the true length is less; one far above it is more.",
