@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,9 @@ class KvlabSubject(Subject):
         return state
 
     def to(self, dtype: torch.dtype) -> Subject:
-        return KvlabSubject(in_dtype(self.lm, dtype), self.like)
+        twin = copy.copy(self)
+        twin.lm = in_dtype(self.lm, dtype)
+        return twin
 
     def train(self, on: bool) -> None:
         self.lm.train(on)

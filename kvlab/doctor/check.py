@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def check(subject: Any, cache: Any = None, *, model: Any = None, vocab_size: int
 
 def examine(subject: Subject, reference: Reference | None = None) -> Report:
     """Run every probe on a subject."""
-    before = torch.get_rng_state()
+    before = torch.get_rng_state(), random.getstate()
     try:
         patient = Patient(subject, reference)
         report = Report(subject.name)
@@ -65,7 +66,8 @@ def examine(subject: Subject, reference: Reference | None = None) -> Report:
             _rounding(patient, report)
         return report
     finally:
-        torch.set_rng_state(before)
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
 
 
 def _stopped(report: Report) -> bool:

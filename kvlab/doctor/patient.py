@@ -49,9 +49,9 @@ class Patient:
 
     def __init__(self, native: Subject, reference: Reference | None = None, exact: bool = True):
         self.native, self.given = native, reference
-        self.subject, self.exact = _exact(native) if exact else (native, False)
-        self.vocab = native.vocab_size
         self.fed: list[Tensor] = []  # every text so far, the first to the last token, in order
+        self.subject, self.exact = self._twin() if exact else (native, False)
+        self.vocab = native.vocab_size
         sample = text(self.vocab, self.room(SAMPLE), seed=7)
         own = self._call_full(sample)
         self.reference = self._choose(reference, sample, own)
@@ -62,10 +62,24 @@ class Patient:
                 "all logits are the same, so nothing can be told apart; are the weights loaded?"
             )
         self.dtype = logits.dtype
+        self.forgets = False  # set once a long text was found wrong
         self.loses = False  # set once a probe has found that it is lossy, as it is meant to be
         self.tolerance = TOLERANCE.get(self.dtype, 1e-3) * self.scale
 
+    def _twin(self) -> tuple[Subject, bool]:
+        """The subject in float64; as it is where it has no such twin, or none that works."""
+        one = text(self.native.vocab_size, 1, seed=7)
+        try:
+            twin = self.native.to(torch.float64)
+            twin.step(one)
+        except Exception:  # the native one is examined all the same, and tells its own troubles
+            return self.native, False
+        self.fed.append(one)
+        return twin, True
+
     def _call_full(self, sample: Tensor) -> Tensor:
+        if type(self.subject).full is Subject.full:  # a step from the empty state, like any other
+            self.fed.append(sample)
         try:
             logits = self.subject.full(sample).detach()
         except Exception as error:
@@ -155,16 +169,6 @@ def _alone(subject: Subject, schedule: Schedule) -> Tensor:
         row[real] = logits
         rows.append(row)
     return torch.stack(rows)
-
-
-def _exact(native: Subject) -> tuple[Subject, bool]:
-    """The twin in float64; the subject itself where it has none, or none that works."""
-    try:
-        twin = native.to(torch.float64)
-        twin.step(text(native.vocab_size, 1, seed=7))
-        return twin, True
-    except Exception:  # the native one is examined all the same, and tells its own troubles
-        return native, False
 
 
 def _first_line(error: Exception) -> str:

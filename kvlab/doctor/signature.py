@@ -1,4 +1,4 @@
-"""What can be said of a wrong step without a model to recompute with: who reads whom, and is content right."""
+"""What can be said of a wrong step without a model to recompute with: who reads whom, is content right."""
 
 from __future__ import annotations
 

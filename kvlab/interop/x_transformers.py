@@ -36,8 +36,8 @@ class XSubject(Subject):
             )
         if not model.can_cache_kv:
             raise ValueError(
-                "this TransformerWrapper cannot cache (memory tokens, recycling, or a kind of attention); its "
-                "generate() recomputes everything without saying so."
+                "this TransformerWrapper cannot cache (memory tokens, recycling, or a kind of attention); "
+                "its generate() recomputes everything without saying so."
             )
         self.model = model
         self.new_only = bool(model.input_not_include_cache)
@@ -75,7 +75,9 @@ class XSubject(Subject):
         return State(cache, state.ids[rows], None if state.pads is None else state.pads[rows])
 
     def to(self, dtype: torch.dtype) -> Subject:
-        return XSubject(in_dtype(self.model, dtype))
+        twin = copy.copy(self)
+        twin.model = in_dtype(self.model, dtype)
+        return twin
 
     def train(self, on: bool) -> None:
         self.model.train(on)

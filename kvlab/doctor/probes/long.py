@@ -26,6 +26,7 @@ def probe(patient: Patient) -> list[Finding]:
     if patient.native.lossy is not None:
         patient.loses = True
         return [lost(patient, seen)]
+    patient.forgets = True
     near = patient.see(schedule.cut(min(token + MORE, seen.run.schedule.total)))  # computing less is enough
     found = explain(patient, numbered(patient, near), [near])
     if found is not None and found.names == ("eviction",):
