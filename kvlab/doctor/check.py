@@ -161,7 +161,10 @@ def as_subject(thing: Any, cache: Any = None, model: Any = None, vocab_size: int
         return thing
     reference = reference_of(thing)
     if reference is not None:
-        return _of_model(thing, cache)
+        try:
+            return _of_model(thing, cache)
+        except ValueError as error:  # an adapter says what it cannot take
+            raise DoctorError(str(error)) from None
     if isinstance(thing, Cache):
         raise DoctorError("a cache alone cannot be examined; pass its model too: check(lm, cache).")
     if isinstance(thing, nn.Module) or not callable(thing):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kvlab.doctor.ears import Heard, listening
 from kvlab.doctor.explain import explain
-from kvlab.doctor.names import fix_of
+from kvlab.doctor.names import UNCLEARED, fix_of
 from kvlab.doctor.patient import TOLERANCE, DoctorError, Patient, Seen
 from kvlab.doctor.reference import Reference
 from kvlab.doctor.report import Finding, Report
@@ -153,9 +153,6 @@ def _named(patient: Patient, said: list[Said], tolerance: float) -> tuple[tuple[
             f"The cache already held {now.heard.before} entries when this text began, and they are not of it."
         )
     return (), "They belong to no text that the loop has seen, and no wrong position or mask explains them."
-
-
-UNCLEARED = ("static-not-reset", "another-prompts-cache")
 
 
 def _histories(said: list[Said]) -> Iterator[tuple[tuple[str, ...], str, Tensor, int]]:

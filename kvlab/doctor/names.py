@@ -43,6 +43,16 @@ WRONG_DISTANCE = (
     "own-entry-left-out",
 )
 
+# A state that is never cleared: the new text goes on behind the old, whether its memory was allocated once
+# (and lacks a reset) or grew (and is another prompt's). Only a look at the store can tell.
+UNCLEARED = ("static-not-reset", "another-prompts-cache")
+
+# Classes whose members no outside probe can tell apart, and when.
+CLASSES = {
+    UNCLEARED: "always, where the store cannot be looked at",
+    WRONG_DISTANCE: "without a model to recompute with",
+}
+
 
 def fix_of(names: tuple[str, ...]) -> str:
     """The advice for a name, or for each member of a class."""

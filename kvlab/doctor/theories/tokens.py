@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kvlab.doctor.names import UNCLEARED
 from kvlab.doctor.sheet import Lay, Lines, Sheet, causal, count, right
 from kvlab.doctor.theories.base import Theory, from_zero
 
@@ -111,7 +112,7 @@ def stale(old: Tensor) -> Lay:
 def uncleared(old: Tensor) -> Iterator[Theory]:
     """What may be left of an earlier text, `old [1, n]`."""
     behind = "it goes on behind an earlier text, which is still in the cache"
-    for name in ("static-not-reset", "another-prompts-cache"):
+    for name in UNCLEARED:
         yield Theory(name, behind, after(old))
         yield Theory(name, behind + ", at positions from 0", after(old, restart=True))
     yield Theory(
