@@ -63,6 +63,7 @@ class Scenery:
             self._map(image, side, new, upto)
         maps[0].set_yticks(range(len(tokens)), tokens)
         seen = len(rows(found.wrong, new)) > 0
+        # Drawn outside of `styled`, so the look has to be said.
         words = "the same head, wrong" if seen else "its layer is skipped in some calls"
         maps[1].set_title(words, loc="left", fontsize=10, fontweight="bold")  # `styled` is not at work here
         self.figure.alt = (
