@@ -11,14 +11,14 @@ from torch import Tensor
 
 from kvlab.cache import Cache
 from kvlab.doctor.reference import in_dtype
-from kvlab.doctor.subject import Subject, Unable
-from kvlab.stores import Static
+from kvlab.doctor.subject import CacheSubject, Subject, Unable
+from kvlab.stores import named_store
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
 
 
-class KvlabSubject(Subject):
+class KvlabSubject(CacheSubject):
     """kvlab's decoder with caches made like `like` (None: the default). The state is a `kvlab.Cache`."""
 
     def __init__(self, lm: Decoder, like: Cache | None = None):
@@ -33,7 +33,8 @@ class KvlabSubject(Subject):
         like = self.like
         if like is None:
             return Cache(self.lm)
-        store = Static(like.kind.capacity, batch) if isinstance(like.kind, Static) else like.kind
+        kind = like.kind
+        store = kind if kind.batch in (None, batch) else named_store(kind.name, kind.capacity, batch)
         return Cache(self.lm, store, codec=like.codec, eviction=like.eviction, selection=like.selection)
 
     @torch.no_grad()
@@ -45,17 +46,6 @@ class KvlabSubject(Subject):
     @torch.no_grad()
     def full(self, tokens: Tensor) -> Tensor:
         return self.lm(tokens.to(self.lm.device)).cpu()
-
-    def crop(self, state: Any, length: int) -> Any:
-        state.crop(length)
-        return state
-
-    def fork(self, state: Any) -> Any:
-        return state.fork()
-
-    def reorder(self, state: Any, rows: list[int]) -> Any:
-        state.reorder(rows)
-        return state
 
     def reset(self, state: Any) -> Any:
         state.reset()

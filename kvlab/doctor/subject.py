@@ -59,3 +59,18 @@ class Subject:
     def train(self, on: bool) -> None:
         """Switch train mode, as `nn.Module.train`."""
         raise Unable
+
+
+class CacheSubject(Subject):
+    """A subject whose state is a cache that crops, forks and reorders by itself."""
+
+    def crop(self, state: Any, length: int) -> Any:
+        state.crop(length)
+        return state
+
+    def fork(self, state: Any) -> Any:
+        return state.fork()
+
+    def reorder(self, state: Any, rows: list[int]) -> Any:
+        state.reorder(rows)
+        return state

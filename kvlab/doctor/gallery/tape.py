@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kvlab.doctor.gallery.models import in_dtype
 from kvlab.doctor.loose import Loose
-from kvlab.doctor.subject import Subject, Unable
+from kvlab.doctor.subject import CacheSubject, Unable
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -58,7 +58,7 @@ class Tape(Loose):
         return other
 
 
-class Stepper(Subject):
+class Stepper(CacheSubject):
     """Step code `(cache, tokens [batch, new]) -> logits [batch, new, vocab]` as a subject of the doctor.
 
     A step changes its state in place, as in most libraries. Padding is refused as `Unable`.
@@ -89,17 +89,6 @@ class Stepper(Subject):
 
     def full(self, tokens: Tensor) -> Tensor:
         return self.lm(tokens)
-
-    def crop(self, state: Any, length: int) -> Any:
-        state.crop(length)
-        return state
-
-    def fork(self, state: Any) -> Any:
-        return state.fork()
-
-    def reorder(self, state: Any, rows: list[int]) -> Any:
-        state.reorder(rows)
-        return state
 
     def reset(self, state: Any) -> Any:
         return self.new()
