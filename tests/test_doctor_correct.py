@@ -33,7 +33,6 @@ def configurations():
     yield "kvlab, dynamic, GQA", (lm,)
     yield "kvlab, static", (lm, kvlab.Cache(lm, store="static", capacity=80))
     yield "kvlab, none", (lm, kvlab.Cache(lm, store="none"))
-    windowed = kvlab.random("tiny-gemma3", device="cpu")
     yield "kvlab, hybrid of fixed size", (windowed, kvlab.Cache(windowed, store="hybrid", capacity=80))
     yield "kvlab, sliding windows", (windowed,)
     yield "kvlab, float64", (kvlab.load("tiny", device="cpu", dtype="float64"),)

@@ -8,9 +8,13 @@ read is counted by the cache itself (`Cache.nbytes`, `.allocated_bytes`, `.bytes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kvlab.model.config import Config
 from kvlab.zoo.shapes import count_weights
+
+if TYPE_CHECKING:
+    from kvlab.cache import Cache
 
 
 @dataclass(frozen=True)
@@ -85,3 +89,12 @@ def prefill_bytes(config: Config, tokens: int, itemsize: int, batch: int = 1) ->
         cache_read=0,
         cache_written=batch * tokens * cache_bytes_per_token(config, itemsize),
     )
+
+
+def cache_figures(cache: Cache) -> dict[str, int]:
+    """The three honest figures of a cache."""
+    return {
+        "logical_bytes": cache.logical_bytes,
+        "stored_bytes": cache.nbytes,
+        "allocated_bytes": cache.allocated_bytes,
+    }

@@ -10,9 +10,10 @@ import torch
 
 from kvlab.cache import Cache
 from kvlab.compiled import CompiledStep, why_not
-from kvlab.measure.bytes import cache_bytes, decode_bytes, weight_bytes
+from kvlab.measure.bytes import cache_bytes, cache_figures, decode_bytes, weight_bytes
 from kvlab.measure.clock import Timing, once, synchronize
 from kvlab.measure.gpu import Run, free_memory, memory_now
+from kvlab.measure.growth import append
 from kvlab.measure.report import Report
 from kvlab.measure.tables import gigabytes, table
 from kvlab.stores import Dynamic, Static
@@ -63,15 +64,6 @@ def _curve_point(lm: Decoder, shape: str, store: str, tokens: int, batch: int, r
                 **cache_figures(cache),
                 **memory_now(lm.device),
             )
-
-
-def cache_figures(cache: Cache) -> dict[str, int]:
-    """The three honest figures of a cache."""
-    return {
-        "logical_bytes": cache.logical_bytes,
-        "stored_bytes": cache.nbytes,
-        "allocated_bytes": cache.allocated_bytes,
-    }
 
 
 def hold(run: Run, report: Report) -> str:
@@ -139,7 +131,8 @@ def _fill(lm: Decoder, cache: Cache, tokens: int, chunk: int, seconds: float) ->
             taken += size
         rest = tokens - taken
         if rest:
-            _write_random(lm, cache, rest)
+            for part in range(0, rest, 4096):
+                append(cache, min(4096, rest - part))
     how = "chunked prefill of random ids" if not rest else "prefill, then random keys and values written"
     return {
         "filled": how,
@@ -149,23 +142,6 @@ def _fill(lm: Decoder, cache: Cache, tokens: int, chunk: int, seconds: float) ->
         "chunk_seconds": chunks,
         "prefill_seconds": time.monotonic() - start,
     }
-
-
-def _write_random(lm: Decoder, cache: Cache, tokens: int, chunk: int = 4096) -> None:
-    """Give the cache `tokens` more tokens whose keys and values are random numbers."""
-    c = lm.config
-    while tokens:
-        size = min(chunk, tokens)
-        step = cache.begin(torch.zeros(1, size, dtype=torch.int64, device=lm.device))
-        for layer in cache.layers:
-            k, v = (
-                torch.randn(1, c.num_key_value_heads, size, c.head_dim, device=lm.device, dtype=lm.dtype)
-                for _ in range(2)
-            )
-            view = layer.append(k, v, step)
-            layer.settle(k, None, view, step)
-        cache.commit(step)
-        tokens -= size
 
 
 def _steps(lm: Decoder, cache: Cache, label: str, steps: int, rounds: int) -> Timing:

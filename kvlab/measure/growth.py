@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import torch
 
 from kvlab.cache import Cache
+from kvlab.measure.bytes import cache_figures
 from kvlab.measure.clock import Timing, once
 from kvlab.measure.gpu import Run, free_memory, memory_now
 from kvlab.measure.report import Report
@@ -111,9 +112,7 @@ def record_growth(
                 **_timed(found.seconds),
                 copied_bytes=found.copied[-1],
                 theory_copied_bytes=copied_tokens(way, before, new) * (cache.nbytes // (before + new)),
-                logical_bytes=cache.logical_bytes,
-                stored_bytes=cache.nbytes,
-                allocated_bytes=cache.allocated_bytes,
+                **cache_figures(cache),
                 peak_bytes=found.peak,
                 gpu_allocated_before=start,
                 **memory_now(lm.device),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kvlab.cache import Cache
-from kvlab.measure.bytes import weight_bytes
+from kvlab.measure.bytes import cache_figures, weight_bytes
 from kvlab.measure.clock import synchronize
 from kvlab.measure.gpu import memory_now
 from kvlab.measure.plan import plan
@@ -73,9 +73,7 @@ def _figures(lm: Decoder, cache: Cache, point: Point, before: int | None) -> dic
         "weight_bytes": weight_bytes(lm.config, lm.dtype.itemsize),
         "planned_stored_bytes": found.cache_bytes if cache.used else 0,
         "planned_allocated_bytes": found.allocated_bytes if cache.used or cache.kind.capacity else 0,
-        "stored_bytes": cache.nbytes,
-        "allocated_bytes": cache.allocated_bytes,
-        "logical_bytes": cache.logical_bytes,
+        **cache_figures(cache),
         "resident_bytes": now,
         "resident_cache_bytes": None if now is None or before is None else now - before,
         "resident_peak_bytes": peak_bytes() if before is not None else None,
