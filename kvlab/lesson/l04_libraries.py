@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from kvlab.measure.peers import transformers_twin
+
 if TYPE_CHECKING:
     from kvlab.model.config import Config
     from kvlab.model.decoder import Decoder
@@ -21,28 +23,8 @@ Positions = Literal["rotary", "learned", "T5 bias", "none"]
 
 def in_transformers(lm: Decoder) -> Any:
     """A `LlamaForCausalLM` on the weights of `lm`, of the Llama family; same device, same dtype."""
-    import transformers
-
-    c = lm.config
-    config = transformers.LlamaConfig(
-        vocab_size=c.vocab_size,
-        hidden_size=c.hidden_size,
-        intermediate_size=c.intermediate_size,
-        num_hidden_layers=c.num_hidden_layers,
-        num_attention_heads=c.num_attention_heads,
-        num_key_value_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        rms_norm_eps=c.rms_norm_eps,
-        max_position_embeddings=c.max_position_embeddings,
-        tie_word_embeddings=c.tie_word_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
-    )
-    weights = {f"model.{name}": weight for name, weight in lm.named_parameters()}
     with quiet():
-        model = transformers.LlamaForCausalLM.from_pretrained(
-            None, config=config, state_dict=weights, dtype=lm.dtype
-        )
-    return model.eval().requires_grad_(False).to(lm.device)
+        return transformers_twin(lm)
 
 
 def in_x_transformers(lm: Decoder, positions: Positions = "rotary", **layers: float) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kvlab.doctor.gallery.elsewhere import Way
+from kvlab.measure.peers import transformers_twin
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -23,29 +24,11 @@ SINKS, RECENT = 4, 8
 
 
 def twin(lm: Decoder) -> Any:
-    """transformers' model on the weights of one of ours, of the Llama family."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    c = lm.config
-    config = LlamaConfig(
-        vocab_size=c.vocab_size, hidden_size=c.hidden_size, intermediate_size=c.intermediate_size,
-        num_hidden_layers=c.num_hidden_layers, num_attention_heads=c.num_attention_heads,
-        num_key_value_heads=c.num_key_value_heads, head_dim=c.head_dim, rms_norm_eps=c.rms_norm_eps,
-        tie_word_embeddings=c.tie_word_embeddings, max_position_embeddings=c.max_position_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
-        bos_token_id=c.bos_token_id, eos_token_id=None, pad_token_id=None,
-    )  # fmt: skip
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    # Detached: `assign` would make parameters shared with ours require gradients.
-    state = {f"model.{name}": weight.detach() for name, weight in lm.named_parameters()}
-    output = (
-        state["model.embed_tokens.weight"] if c.tie_word_embeddings else state.pop("model.lm_head.weight")
-    )
-    state["lm_head.weight"] = output
-    model.load_state_dict(state, assign=True)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    return model.eval().requires_grad_(False)
+    """transformers' model on the weights of one of ours; no token ends its text."""
+    model = transformers_twin(lm)
+    for config in (model.config, model.generation_config):
+        config.eos_token_id = config.pad_token_id = None
+    return model
 
 
 def tiny() -> Any:
