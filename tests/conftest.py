@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 import kvlab
 from kvlab.model import Decoder
@@ -24,3 +27,16 @@ def gemma3() -> Decoder:
 def tiny() -> Decoder:
     """The small random Llama."""
     return kvlab.load("tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def exact() -> Decoder:
+    """The tiny model in float64: differences that are not rounding show."""
+    return kvlab.load("tiny", device="cpu", dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def no_gradients() -> Iterator[None]:
+    """As in a lesson, which switches gradients off; a module asks for it with `pytestmark`."""
+    with torch.no_grad():
+        yield

@@ -26,10 +26,7 @@ def maps_of(record: Record) -> torch.Tensor:
     return torch.stack(list(record.attention.values()))[:, 0]
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module")

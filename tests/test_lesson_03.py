@@ -22,16 +22,7 @@ from kvlab.model import Decoder
 LONG = "The cat is on the mat. The dog is on the sofa. The cat is on the mat. The dog is on the"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Any:
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture(scope="module")
-def exact() -> Decoder:
-    """The tiny model in float64: differences that are not rounding show."""
-    return kvlab.load("tiny", device="cpu", dtype=torch.float64)
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def ids_of(lm: Decoder, text: str) -> list[int]:

@@ -21,10 +21,7 @@ from kvlab.model import Decoder
 PROMPT = "The cat is on the mat. The capital of France is"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module")

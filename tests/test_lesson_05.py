@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-import kvlab
 from kvlab.doctor import check
 from kvlab.lesson import l05, l05_cuts
 from kvlab.model import Decoder
@@ -13,15 +12,7 @@ from kvlab.model import Decoder
 STEPS = ["offset-by-one", "positions-restart", "mask-top-left", "no-mask-in-chunk", "own-entry-left-out"]
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture(scope="module")
-def exact() -> Decoder:
-    return kvlab.load("tiny", device="cpu", dtype=torch.float64)
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def test_a_chunk_shows_what_single_tokens_do_not(exact: Decoder) -> None:

@@ -18,16 +18,7 @@ SHARES = LOGITS.softmax(0)
 TEXT = "The cat"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Any:
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture(scope="module")
-def exact() -> Decoder:
-    """The tiny model in float64: differences that are not rounding show."""
-    return kvlab.load("tiny", device="cpu", dtype=torch.float64)
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -23,10 +23,7 @@ from kvlab.zoo import SHAPES
 GB = 10**9
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 # --- bytes ----------------------------------------------------------------------------------------------

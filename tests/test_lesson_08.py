@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,16 +18,7 @@ from kvlab.model import Decoder
 TEXT = "The cat is on the mat."
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Any:
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture(scope="module")
-def exact() -> Decoder:
-    """The tiny model in float64: differences that are not rounding show."""
-    return kvlab.load("tiny", device="cpu", dtype=torch.float64)
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def batch(ids: list[int]) -> torch.Tensor:

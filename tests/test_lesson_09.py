@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,11 +15,7 @@ from kvlab.lesson.recorded import NotMeasured, Recorded, recorded
 from kvlab.measure.report import read_report
 from kvlab.model import Decoder
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 # --- operations and compilations ------------------------------------------------------------------------

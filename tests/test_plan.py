@@ -24,10 +24,7 @@ from kvlab.zoo import SHAPES
 GB, GIB = 10**9, 2**30
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 # --- against real caches --------------------------------------------------------------------------------
