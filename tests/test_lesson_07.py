@@ -12,7 +12,7 @@ import torch
 import kvlab
 from kvlab.lesson import l07, l07_figures, l07_planner
 from kvlab.lesson.exercise import exercise
-from kvlab.lesson.recorded import NotMeasured, Recorded
+from kvlab.lesson.recorded import NotMeasured, Recorded, recorded
 from kvlab.lesson.style import BLUE, GREEN, PLUM, RUST
 from kvlab.measure import cache_bytes, decode_bytes, decode_flops
 from kvlab.measure.memory import MORE, PROMPT
@@ -207,6 +207,18 @@ def test_bytes_for_each_token_are_stacked() -> None:
         cache, weights = ([bar.get_height() for bar in ax.patches[i : i + 2]] for i in (0, 2))
         assert cache == [context * 524_288 / 1e9] * 2
         assert weights[0] / weights[1] == pytest.approx(4, rel=1e-3)
+
+
+def test_what_the_lesson_says_of_steps_for_many_sequences() -> None:
+    run = recorded("decode-cpu-batch")
+    assert isinstance(run, Recorded) and not run.report.commit.endswith("dirty")
+    one, *_, many = sorted(run.select(path="dynamic"), key=lambda row: row["batch"])
+    assert many["batch"] == 16 and many["flops"] == 16 * one["flops"]
+    assert round(many["tokens_per_second"] / one["tokens_per_second"]) == 3
+    assert round(many["median"] / one["median"]) == 5
+    assert round(many["needed_bytes"] / one["needed_bytes"], 1) == 1.6
+    best = run.report.parameters["ceilings"]["matmul"]
+    assert 0.2 < many["flops"] / many["median"] / best < 0.3
 
 
 def test_batch_times_plot_tokens_a_second(tmp_path: Path) -> None:
