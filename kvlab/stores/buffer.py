@@ -42,9 +42,17 @@ class Growing:
         """Hold exactly `x`, in storage of its own."""
         self.data, self.used = (None, 0) if x is None else (x.clone(), x.shape[2])
 
+    def empty(self) -> Growing:
+        """Another one that holds nothing."""
+        return Growing(self.growth)
+
     @property
     def nbytes(self) -> int:
         return 0 if self.data is None else self.read().numel() * self.data.element_size()
+
+    def tensors(self) -> list[Tensor]:
+        """All that it holds, slack included."""
+        return [] if self.data is None else [self.data]
 
 
 class Fixed:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kvlab.codecs.base import Codec, Packed
 from kvlab.stores.buffer import Fixed, Growing, gather_slots
+from kvlab.stores.ragged import buffer_for
 
 
 class GrowingStream:
@@ -22,7 +24,7 @@ class GrowingStream:
         self.codec = codec
         self.growth = growth
         self.first = Growing(growth)  # the codec's sink tokens
-        self.sealed: dict[str, Growing] = {}
+        self.sealed: dict[str, Any] = {}  # a buffer for each part: Growing, or GrowingRagged for streams
         self.sealed_slots = 0
         self.rest = Growing(growth)
         self.dtype = torch.float32  # of what was appended last
@@ -82,7 +84,7 @@ class GrowingStream:
 
     def _extend(self, packed: Packed, slots: int) -> None:
         for name, part in packed.items():
-            self.sealed.setdefault(name, Growing(self.growth)).append(part)
+            self.sealed.setdefault(name, buffer_for(part, self.growth)).append(part)
         self.sealed_slots += slots
 
     def packed(self) -> Packed:
@@ -131,12 +133,12 @@ class GrowingStream:
         """A copy that shares no storage."""
         twin = copy.copy(self)
         twin.first, twin.rest = Growing(self.growth), Growing(self.growth)
-        twin.sealed = {name: Growing(self.growth) for name in self.sealed}
+        twin.sealed = {name: buffer.empty() for name, buffer in self.sealed.items()}
         for mine, other in zip(self.buffers(), twin.buffers(), strict=True):
             other.replace(None if mine.data is None else mine.read())
         return twin
 
-    def buffers(self) -> list[Growing]:
+    def buffers(self) -> list[Any]:
         return [self.first, *self.sealed.values(), self.rest]
 
     @property
@@ -145,7 +147,7 @@ class GrowingStream:
         return sum(buffer.nbytes for buffer in self.buffers())
 
     def tensors(self) -> list[Tensor]:
-        return [buffer.data for buffer in self.buffers() if buffer.data is not None]
+        return [tensor for buffer in self.buffers() for tensor in buffer.tensors()]
 
 
 class FixedStream:
