@@ -1,0 +1,68 @@
+"""Triton kernels against plain PyTorch, in Triton's interpreter where there is no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="Triton is for Linux only")
+
+from kvlab.kernels import pages as of_pages  # noqa: E402
+from kvlab.model.attention import attend  # noqa: E402
+
+
+def drawn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+class TestPages:
+    @pytest.mark.parametrize("slots", [16, 100, 333])
+    @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (8, 2), (9, 3)])
+    def test_is_the_softmax_over_the_chosen_pages(self, slots: int, heads: int, kv_heads: int) -> None:
+        q = drawn(0, 2, heads, 1, 32)
+        k, v = drawn(1, 2, kv_heads, slots, 32), drawn(2, 2, kv_heads, slots, 32)
+        visible = torch.ones(2, slots, dtype=torch.bool)
+        visible[1, : slots // 3] = False  # left padding
+        liking = drawn(3, 2, kv_heads, -(-slots // 16))
+        liking[..., -1] = 9.0  # the last page, perhaps cut short: every row sees something
+        pages = liking.topk(min(5, liking.shape[-1]), dim=-1).indices
+        q, k, v, pages, visible = (t.to(DEVICE) for t in (q, k, v, pages, visible))
+        found = of_pages.attend_pages(q, k, v, pages, 16, visible, 0.2)
+        exact = (t.double() for t in (q, k, v))
+        wanted = of_pages.attend_pages_reference(*exact, pages, 16, visible, 0.2)
+        assert relative(found, wanted) < 1e-5
+
+    def test_all_pages_are_all_of_attention(self) -> None:
+        q, k, v = drawn(0, 1, 4, 1, 16), drawn(1, 1, 2, 80, 16), drawn(2, 1, 2, 80, 16)
+        pages, visible = torch.arange(5).expand(1, 2, 5), torch.ones(1, 80, dtype=torch.bool)
+        q, k, v, pages, visible = (t.to(DEVICE) for t in (q, k, v, pages, visible))
+        assert (
+            relative(of_pages.attend_pages(q, k, v, pages, 16, visible, 0.3), attend(q, k, v, None, 0.3))
+            < 1e-5
+        )
+
+    def test_reads_a_part_of_a_larger_buffer(self) -> None:
+        """As a growing store hands it over: a view with slack behind every head."""
+        q, k, v = drawn(0, 2, 4, 1, 16), drawn(1, 2, 2, 96, 16), drawn(2, 2, 2, 96, 16)
+        pages, visible = torch.tensor([[[0, 2], [1, 4]]] * 2), torch.ones(2, 70, dtype=torch.bool)
+        q, k, v, pages, visible = (t.to(DEVICE) for t in (q, k, v, pages, visible))
+        views = k[:, :, :70], v[:, :, :70]
+        found = of_pages.attend_pages(q, *views, pages, 16, visible, 0.3)
+        assert relative(found, of_pages.attend_pages_reference(q, *views, pages, 16, visible, 0.3)) < 1e-5
+
+    def test_what_it_cannot_take_is_said(self) -> None:
+        q, k = drawn(0, 1, 2, 1, 24), drawn(1, 1, 2, 32, 24)
+        pages, visible = torch.zeros(1, 2, 1, dtype=torch.int64), torch.ones(1, 32, dtype=torch.bool)
+        with pytest.raises(ValueError, match="powers of two, not head_dim 24 and pages of 16"):
+            of_pages.attend_pages(q, k, k, pages, 16, visible, 1.0)
+        q, k = drawn(0, 1, 2, 1, 16), drawn(1, 1, 32, 2, 16).transpose(1, 2)
+        with pytest.raises(ValueError, match="contiguous"):
+            of_pages.attend_pages(q, k, k, pages, 16, visible, 1.0)
