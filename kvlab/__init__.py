@@ -2,7 +2,7 @@
 
 from kvlab import doctor
 from kvlab.cache import Cache, CacheError
-from kvlab.codecs import Int8
+from kvlab.codecs import KIVI, Int8, Quantize
 from kvlab.eviction import SinkRecent
 from kvlab.generate import Generation, generate, stream
 from kvlab.measure.plan import plan
@@ -15,6 +15,7 @@ from kvlab.zoo import ModelError, load, random
 __version__ = "0.1.0"
 
 __all__ = [
+    "KIVI",
     "Cache",
     "CacheError",
     "Dynamic",
@@ -23,6 +24,7 @@ __all__ = [
     "Int8",
     "ModelError",
     "NoStore",
+    "Quantize",
     "Sampling",
     "SinkRecent",
     "Sliding",

@@ -59,6 +59,9 @@ class Cache:
         self.device, self.dtype = lm.device, lm.dtype
         self.kind = store if isinstance(store, Store) else _checked(named_store, store, capacity, batch)
         self.codec, self.eviction, self.selection = codec, eviction, selection
+        for one in codec if isinstance(codec, tuple) else (codec,):
+            if one is not None:
+                _checked(one.refuse, self.config)
         knobs = [self._knobs(i) for i in range(self.config.num_hidden_layers)]
         for i, of_layer in enumerate(knobs):
             _checked(self.kind.refuse, of_layer, self.config, i)
@@ -88,6 +91,7 @@ class Cache:
         self._seen = torch.zeros(0, dtype=torch.int32)  # [batch] tokens, padding excluded
         self._next = torch.zeros(1, dtype=torch.int64)  # `used`, where compiled steps can read it
         self._ids: Tensor | None = None  # [batch, slots] what store="none" computes from
+        self.source: Tensor | None = None  # [batch, source] ids an encoder has read, int32; FREE: padding
         if batch is not None:
             self._start(batch, capacity or 0)
 
@@ -244,8 +248,8 @@ class Cache:
 
     @property
     def ledger_bytes(self) -> int:
-        """Bytes of the positions that all layers share."""
-        return 0 if self.ledger is None else self.ledger.numel() * self.ledger.element_size()
+        """Bytes of the positions that all layers share, and of the source that an encoder has read."""
+        return sum(t.numel() * t.element_size() for t in (self.ledger, self.source) if t is not None)
 
     @property
     def bytes_read(self) -> int:
@@ -273,7 +277,7 @@ class Cache:
         """A second cache with the same past and no storage in common: share a prefix, try two endings."""
         twin = copy.copy(self)
         twin.layers = [layer.fork() for layer in self.layers]
-        for name in ("ledger", "_seen", "_next", "_ids"):
+        for name in ("ledger", "_seen", "_next", "_ids", "source"):
             tensor = getattr(self, name)
             setattr(twin, name, None if tensor is None else tensor.clone())
         return twin
@@ -353,7 +357,7 @@ class Cache:
             )
         for layer in self.layers:
             layer.reorder(rows)
-        for name in ("ledger", "_seen", "_ids"):
+        for name in ("ledger", "_seen", "_ids", "source"):
             tensor = getattr(self, name)
             if tensor is not None and self.kind.capacity is not None:
                 tensor.copy_(tensor.index_select(0, rows))  # in place: a captured graph knows this address
