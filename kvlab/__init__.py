@@ -2,7 +2,18 @@
 
 from kvlab import doctor
 from kvlab.cache import Cache, CacheError
-from kvlab.codecs import KIVI, Int8, Quantize
+from kvlab.codecs import (
+    KIVI,
+    BFloat16,
+    Chain,
+    Float16,
+    Fp8,
+    Hadamard,
+    Int8,
+    PerLayer,
+    Quantize,
+    TurboQuant,
+)
 from kvlab.eviction import SinkRecent
 from kvlab.generate import Generation, generate, stream
 from kvlab.measure.plan import plan
@@ -16,20 +27,27 @@ __version__ = "0.1.0"
 
 __all__ = [
     "KIVI",
+    "BFloat16",
     "Cache",
     "CacheError",
+    "Chain",
     "Dynamic",
+    "Float16",
+    "Fp8",
     "Generation",
+    "Hadamard",
     "Hybrid",
     "Int8",
     "ModelError",
     "NoStore",
+    "PerLayer",
     "Quantize",
     "Sampling",
     "SinkRecent",
     "Sliding",
     "Static",
     "TopK",
+    "TurboQuant",
     "doctor",
     "generate",
     "load",
