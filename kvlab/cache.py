@@ -379,7 +379,7 @@ class Cache:
             self.ledger.fill_(FREE)
             self._seen.zero_()
             self._next.zero_()
-            self.used, self._padded, self._open = 0, False, False
+            self.used, self._padded, self._open, self.source = 0, False, False, None
 
     def __repr__(self) -> str:
         knobs = [type(k).__name__ for k in (self.codec, self.eviction, self.selection) if k is not None]

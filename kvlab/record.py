@@ -20,11 +20,13 @@ class Record:
 
     attention[layer]: `[batch, heads, tokens, slots]`, rows are the new tokens; queries[layer]: `[batch,
     heads, tokens, head_dim]`; keys[layer], values[layer]: `[batch, kv_heads, slots, head_dim]`, all that
-    the layer attended to. Queries and keys are those that met: rotated.
+    the layer attended to. Queries and keys are those that met: rotated. cross[layer]: `[batch, heads, tokens,
+    source]`, in a model with an encoder.
     """
 
     def __init__(self) -> None:
         self.attention: dict[int, Tensor] = {}
+        self.cross: dict[int, Tensor] = {}
         self.queries: dict[int, Tensor] = {}
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -116,10 +116,13 @@ class Attention(nn.Module):
         return attend(q, keys, values, mask, self.scale, causal, view.bias)
 
     def _mass(self, q: Tensor, view: View, layer: Layer, step: Step) -> Tensor | None:
-        if layer.knobs.eviction is None or layer.knobs.eviction.needs != "mass":
+        eviction = layer.knobs.eviction
+        newest = 0 if eviction is None else min(eviction.watches(view, step), step.tokens)
+        if not newest:
             return None
-        mask = may_see(step.positions, view.positions, self.window)
-        return received(q, view.keys.read(), mask, self.scale, step.positions >= 0, view.bias)
+        positions = step.positions[:, -newest:]
+        mask = may_see(positions, view.positions, self.window)
+        return received(q[:, :, -newest:], view.keys.read(), mask, self.scale, positions >= 0, view.bias)
 
 
 class MLP(nn.Module):
@@ -168,13 +171,15 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """A decoder-only transformer. `lm(ids, cache)` passes the new tokens only and appends to the cache."""
 
+    block: type[Block] = Block  # what a layer is
+
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
         self.tokenizer: Any = None
         # from_pretrained draws no random weights; drawing them on "meta" would import the compiler (2 s).
         self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size))
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(self.block(config, i) for i in range(config.num_hidden_layers))
         attentions = [block.self_attn for block in cast("list[Block]", self.layers)]
         self.kinds = {attention.kind: attention for attention in reversed(attentions)}
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -190,7 +195,7 @@ class Decoder(nn.Module):
         tokenizer: Any = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-    ) -> Decoder:
+    ) -> Self:
         """A decoder on `weights`, named as in the checkpoints without the leading "model.".
 
         `weights` is emptied. A tensor that is already on `device` in `dtype` is used as it is; those that are
@@ -221,13 +226,17 @@ class Decoder(nn.Module):
             state[name] = weight.to(device, dtype)
         lm.load_state_dict(state, assign=True)
         del state, weight
-        for block in cast("list[Block]", lm.layers):
+        for block in lm.blocks():
             attention, mlp = block.self_attn, block.mlp
             attention.qkv = fuse(attention.q_proj, attention.k_proj, attention.v_proj)
             attention.frequencies = inverse_frequencies(config, attention.kind, precise).to(device)
             mlp.gate_up = fuse(mlp.gate_proj, mlp.up_proj)
         lm.tokenizer = tokenizer
         return lm.eval()
+
+    def blocks(self) -> list[Block]:
+        """Every layer of the model."""
+        return list(cast("list[Block]", self.layers))
 
     @property
     def device(self) -> torch.device:
@@ -249,15 +258,7 @@ class Decoder(nn.Module):
         Raises:
             CacheError: wrong shapes, a full cache, a cache of another model; nothing has changed then.
         """
-        if cache is None:
-            cache = Cache(self, store="none")
-        elif cache.config is not self.config and cache.config != self.config:
-            raise CacheError(f"this cache was made for {cache.config.name}, not for {self.config.name}.")
-        elif cache.dtype != self.dtype or cache.device != self.device:
-            raise CacheError(
-                f"this cache holds {cache.dtype} on {cache.device}, but the model computes in {self.dtype} "
-                f"on {self.device}; make a new Cache."
-            )
+        cache = self.checked(cache)
         step = cache.begin(ids, mask)
         try:
             logits = self.run(step, cache.layers, tokens=1 if last_only else ids.shape[1])
@@ -266,6 +267,19 @@ class Decoder(nn.Module):
             raise
         cache.commit(step)
         return logits
+
+    def checked(self, cache: Cache | None) -> Cache:
+        """The cache, refused where it was made for another model; None: one that keeps nothing."""
+        if cache is None:
+            return Cache(self, store="none")
+        if cache.config is not self.config and cache.config != self.config:
+            raise CacheError(f"this cache was made for {cache.config.name}, not for {self.config.name}.")
+        if cache.dtype != self.dtype or cache.device != self.device:
+            raise CacheError(
+                f"this cache holds {cache.dtype} on {cache.device}, but the model computes in {self.dtype} "
+                f"on {self.device}; make a new Cache."
+            )
+        return cache
 
     def run(
         self, step: Step, layers: list[Layer], tokens: int, block: Call = call, head: Call = call

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 
 from kvlab.stores.base import FREE, Knobs, Layer, Step, Store, View
+from kvlab.stores.cross import Cross
 from kvlab.stores.dynamic import Dynamic
 from kvlab.stores.hybrid import Hybrid
 from kvlab.stores.none import NoStore
 from kvlab.stores.sliding import Sliding
 from kvlab.stores.static import Static
 
-STORES: dict[str, type[Store]] = {store.name: store for store in (NoStore, Dynamic, Static, Sliding, Hybrid)}
+_ALL: tuple[type[Store], ...] = (NoStore, Dynamic, Static, Sliding, Hybrid, Cross)
+STORES: dict[str, type[Store]] = {store.name: store for store in _ALL}
 
 
 def named_store(name: str, capacity: int | None = None, batch: int = 1) -> Store:
@@ -33,6 +35,7 @@ def named_store(name: str, capacity: int | None = None, batch: int = 1) -> Store
 __all__ = [
     "FREE",
     "STORES",
+    "Cross",
     "Dynamic",
     "Hybrid",
     "Knobs",
