@@ -8,8 +8,18 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is for Linux only")
 
+from kvlab.codecs.quantize import Quantize  # noqa: E402
 from kvlab.kernels import pages as of_pages  # noqa: E402
+from kvlab.kernels import quantized as of_codes  # noqa: E402
+from kvlab.kernels import splits  # noqa: E402
 from kvlab.model.attention import attend  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter runs one program after the other: as many as show that splits are put together."""
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(splits, "ENOUGH_PROGRAMS", 24)
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -66,3 +76,40 @@ class TestPages:
         q, k = drawn(0, 1, 2, 1, 16), drawn(1, 1, 32, 2, 16).transpose(1, 2)
         with pytest.raises(ValueError, match="contiguous"):
             of_pages.attend_pages(q, k, k, pages, 16, visible, 1.0)
+
+
+class TestQuantized:
+    @pytest.mark.parametrize("bits", [8, 4, 2])
+    @pytest.mark.parametrize(("heads", "kv_heads", "group"), [(4, 4, 32), (8, 2, 16), (9, 3, 32)])
+    @pytest.mark.parametrize(("tokens", "exact"), [(32, 0), (96, 5), (320, 64)])
+    def test_is_attention_over_what_the_codes_decode_to(
+        self, bits: int, heads: int, kv_heads: int, group: int, tokens: int, exact: int
+    ) -> None:
+        q = drawn(0, 2, heads, 1, 64)
+        k, v = drawn(1, 2, kv_heads, tokens, 64), drawn(2, 2, kv_heads, tokens + 7, 64)
+        visible = torch.ones(2, tokens + exact, dtype=torch.bool)
+        visible[1, : tokens // 2] = False  # left padding
+        keys = Quantize(bits, "channel", group).encode(k.to(DEVICE))
+        values = Quantize(bits, "token", group).encode(v.to(DEVICE))  # some more than keys, as KIVI has
+        inputs = (keys, values, bits, drawn(3, 2, kv_heads, exact, 64).to(DEVICE),
+                  drawn(4, 2, kv_heads, exact, 64).to(DEVICE), visible.to(DEVICE), 0.125)  # fmt: skip
+        found = of_codes.attend_quantized(q.to(DEVICE), *inputs)
+        assert relative(found, of_codes.attend_quantized_reference(q.to(DEVICE), *inputs)) < 1e-5
+
+    def test_reads_a_part_of_a_larger_buffer(self) -> None:
+        k, v = drawn(1, 2, 2, 128, 32).to(DEVICE), drawn(2, 2, 2, 128, 32).to(DEVICE)
+        keys, values = Quantize(4, "channel", 32).encode(k), Quantize(4, "token", 32).encode(v)
+        some = {name: part[:, :, :2] for name, part in keys.items()}
+        few = {name: part[:, :, :64] for name, part in values.items()}
+        none, visible = k[:, :, :0], torch.ones(2, 64, dtype=torch.bool, device=DEVICE)
+        inputs = (some, few, 4, none, none, visible, 0.2)
+        q = drawn(0, 2, 4, 1, 32).to(DEVICE)
+        wanted = of_codes.attend_quantized_reference(q, *inputs)
+        assert relative(of_codes.attend_quantized(q, *inputs), wanted) < 1e-5
+
+    def test_what_it_cannot_take_is_said(self) -> None:
+        k = drawn(1, 1, 1, 24, 32).to(DEVICE)
+        keys, values = Quantize(4, "channel", 24).encode(k), Quantize(4, "token", 32).encode(k)
+        visible = torch.ones(1, 24, dtype=torch.bool, device=DEVICE)
+        with pytest.raises(ValueError, match="powers of two, not 4 bits, head_dim 32 and groups of 24"):
+            of_codes.attend_quantized(k[:, :, :1], keys, values, 4, k[:, :, :0], k[:, :, :0], visible, 1.0)
