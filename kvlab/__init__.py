@@ -14,7 +14,20 @@ from kvlab.codecs import (
     Quantize,
     TurboQuant,
 )
-from kvlab.eviction import SinkRecent
+from kvlab.eviction import (
+    H2O,
+    TOVA,
+    AdaKV,
+    ConsecutiveMerge,
+    LSHMerge,
+    Only,
+    PyramidKV,
+    RandomKeep,
+    SinkRecent,
+    SnapKV,
+    StreamingLLM,
+    Window,
+)
 from kvlab.generate import Generation, generate, stream
 from kvlab.measure.plan import plan
 from kvlab.record import record
@@ -26,28 +39,39 @@ from kvlab.zoo import ModelError, load, random
 __version__ = "0.1.0"
 
 __all__ = [
-    "KIVI",
+    "AdaKV",
     "BFloat16",
     "Cache",
     "CacheError",
     "Chain",
+    "ConsecutiveMerge",
     "Dynamic",
     "Float16",
     "Fp8",
     "Generation",
+    "H2O",
     "Hadamard",
     "Hybrid",
     "Int8",
+    "KIVI",
+    "LSHMerge",
     "ModelError",
     "NoStore",
+    "Only",
     "PerLayer",
+    "PyramidKV",
     "Quantize",
+    "RandomKeep",
     "Sampling",
     "SinkRecent",
     "Sliding",
+    "SnapKV",
     "Static",
+    "StreamingLLM",
+    "TOVA",
     "TopK",
     "TurboQuant",
+    "Window",
     "doctor",
     "generate",
     "load",

@@ -66,6 +66,7 @@ class View:
     # [batch, 1 or kv_heads, slots], where keys come unrotated; None: they were rotated when written.
     rope: tuple[Tensor, Tensor] | None = None
     bias: Tensor | None = None  # [batch, 1 or kv_heads, slots] on the scores: log count of merged entries
+    mass: Tensor | None = None  # [batch, kv_heads, slots] attention received in this step, for an eviction
     bytes_read: int = 0  # what `read` and `gather` have read so far
 
     def read(self) -> tuple[Tensor, Tensor]:

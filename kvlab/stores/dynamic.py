@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kvlab.eviction.base import Eviction
 from kvlab.stores.base import FREE, Knobs, Layer, Step, Store, View
 from kvlab.stores.buffer import gather_slots, to_slots
 from kvlab.stores.stream import GrowingStream
@@ -59,7 +60,7 @@ class DynamicLayer(Layer):
         if self.knobs.plain_keys:
             rope = self.knobs.eviction.rope(positions, step) if self.knobs.eviction else None
             rope = rope or (step.positions.unsqueeze(1), positions)
-        return View(self.keys, self.values, positions, rope)
+        return View(self.keys, self.values, positions, rope, self._bias(k.dtype))
 
     def _stage(self, k: Tensor, step: Step) -> Tensor:
         """The ledger and columns as they are if this step succeeds; `settle` makes them so."""
@@ -75,27 +76,47 @@ class DynamicLayer(Layer):
         self._staged = (ledger, columns)
         return step.ledger if ledger is None else ledger
 
+    def _bias(self, dtype: torch.dtype) -> Tensor | None:
+        eviction = self.knobs.eviction
+        if self.ledger is None or eviction is None or not eviction.merges:
+            return None  # nothing has been merged so far
+        return eviction.bias(self._staged[1], dtype)
+
     def settle(self, queries: Tensor, mass: Tensor | None, view: View, step: Step) -> None:
         (self.ledger, self.columns), self._staged = self._staged, (None, {})
         eviction = self.knobs.eviction
         if self._changes and self.bytes_read is None:
             self.bytes_read = self.keys.nbytes + self.values.nbytes  # counted before any is freed or encoded
         if eviction is not None:
+            view.mass = mass
             eviction.observe(queries, mass, view, step, self.columns)
             rows = eviction.keep(view, step, self.columns)
             if rows is not None:
                 self.keep(rows, view.positions)
+            elif eviction.merges:
+                self._merge(eviction, view, step)
         self.keys.seal()
         self.values.seal()
 
     def keep(self, rows: Tensor, positions: Tensor) -> None:
         """Free every slot but `rows [batch, 1 or kv_heads, n]` (FREE: none); `positions` as in the view."""
-        heads = self.keys.read().shape[1]
-        rows = rows.expand(-1, heads, -1)
+        rows = rows.expand(-1, self.keys.read().shape[1], -1)
+        self.keys.keep(rows.clamp(min=0))
+        self.values.keep(rows.clamp(min=0))
+        self._own(rows, positions)
+
+    def _merge(self, eviction: Eviction, view: View, step: Step) -> None:
+        merged = eviction.merge(self.keys.read(), self.values.read(), view, step, self.columns)
+        if merged is not None:
+            self.keys.rewrite(merged.keys)
+            self.values.rewrite(merged.values)
+            self._own(merged.rows, view.positions)
+            self.columns.update(merged.columns)
+
+    def _own(self, rows: Tensor, positions: Tensor) -> None:
+        """A ledger and columns of what was at `rows [batch, kv_heads, n]`."""
         some = rows.clamp(min=0)
-        self.keys.keep(some)
-        self.values.keep(some)
-        kept = gather_slots(positions.expand(-1, heads, -1), some)
+        kept = gather_slots(positions.expand(-1, rows.shape[1], -1), some)
         self.ledger = kept.masked_fill(rows < 0, FREE).to(torch.int32)
         self.columns = {name: gather_slots(column, some) for name, column in self.columns.items()}
 

@@ -120,6 +120,11 @@ class GrowingStream:
             buffer.crop(self.sealed_slots // self.codec.block)
         self.rest.replace(exact if exact.shape[2] else None)
 
+    def rewrite(self, x: Tensor) -> None:
+        """Hold the entries `x [batch, kv_heads, slots, head_dim]` instead, sealed anew."""
+        self._restart(x)
+        self.seal()
+
     def _restart(self, exact: Tensor) -> None:
         self.first, self.sealed, self.sealed_slots = Growing(self.growth), {}, 0
         self.rest.replace(exact)
