@@ -39,6 +39,9 @@ from kvlab.zoo import ModelError, load, random
 __version__ = "0.1.0"
 
 __all__ = [
+    "H2O",
+    "KIVI",
+    "TOVA",
     "AdaKV",
     "BFloat16",
     "Cache",
@@ -49,11 +52,9 @@ __all__ = [
     "Float16",
     "Fp8",
     "Generation",
-    "H2O",
     "Hadamard",
     "Hybrid",
     "Int8",
-    "KIVI",
     "LSHMerge",
     "ModelError",
     "NoStore",
@@ -68,7 +69,6 @@ __all__ = [
     "SnapKV",
     "Static",
     "StreamingLLM",
-    "TOVA",
     "TopK",
     "TurboQuant",
     "Window",
