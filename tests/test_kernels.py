@@ -79,9 +79,11 @@ class TestPages:
 
 
 class TestQuantized:
-    @pytest.mark.parametrize("bits", [8, 4, 2])
-    @pytest.mark.parametrize(("heads", "kv_heads", "group"), [(4, 4, 32), (8, 2, 16), (9, 3, 32)])
-    @pytest.mark.parametrize(("tokens", "exact"), [(32, 0), (96, 5), (320, 64)])
+    @pytest.mark.parametrize(
+        ("bits", "heads", "kv_heads", "group", "tokens", "exact"),
+        [(8, 4, 4, 32, 96, 5), (4, 4, 4, 32, 96, 5), (2, 4, 4, 32, 96, 5), (4, 8, 2, 16, 32, 0),
+         (4, 9, 3, 32, 192, 64), (2, 9, 3, 16, 48, 1)],
+    )  # fmt: skip
     def test_is_attention_over_what_the_codes_decode_to(
         self, bits: int, heads: int, kv_heads: int, group: int, tokens: int, exact: int
     ) -> None:
