@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kvlab.measure.machine import device_name
+from kvlab.measure.quality_cli import add_arguments as add_quality
 from kvlab.measure.report import Report, shown_command, without_paths
 from kvlab.measure.roofline import Ceilings, ceilings
 
@@ -31,6 +32,7 @@ examples:
   kvlab bench growth --contexts 16 8192 --total 2048
   kvlab bench load --models smollm2-135m gemma3-270m
   kvlab bench gpu --out results --only ceilings,decode-llama2-7b
+  kvlab bench quality --methods full int8 kivi-2 --out quality.json
 
 A model is a name that kvlab.load takes; a name of which only the shape is known (llama2-7b), or
 random:NAME, gets random weights. Close other programs before you trust a figure.
@@ -42,6 +44,10 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     if args.bench == "gpu":
         return _gpu(args, argv)
+    if args.bench == "quality":
+        from kvlab.measure.quality_cli import main as quality_main
+
+        return quality_main(args, argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -260,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--stores", nargs="+", default=["dynamic", "static"],
                         choices=["dynamic", "static", "hybrid"])  # fmt: skip
     add("ceilings", "bandwidth and matrix rate of this machine", models=False)
+    add_quality(add("quality", "what lossy caches cost in KL, needles and copying", models=False))
     gpu = add("gpu", "every GPU figure of the course, one JSON file a part", models=False)
     gpu.add_argument("--only", nargs="+", default=[], metavar="PART", help="parts, by spaces or commas")
     gpu.add_argument("--minutes", type=float, default=8.0, help="begin nothing after so many (default: 8)")

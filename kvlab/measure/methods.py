@@ -1,0 +1,89 @@
+"""Every way to keep a cache that the course compares, under the name that `kvlab bench quality` knows.
+
+A method is a line here: its name, its family, the arguments of `kvlab.Cache` that make it for a task (a
+budget may be a share of the prompt), and what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import kvlab
+from kvlab.cache import Cache
+from kvlab.measure.quality_runs import Factory, Task
+
+if TYPE_CHECKING:
+    from kvlab.model.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class Method:
+    """`arguments(lm, task)` gives the keyword arguments of `kvlab.Cache`."""
+
+    name: str
+    family: str
+    about: str
+    arguments: Callable[[Decoder, Task], dict[str, Any]]
+
+    def factory(self, lm: Decoder) -> Factory:
+        """Makes its caches for `lm`."""
+        return lambda task: Cache(lm, **self.arguments(lm, task))
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str, family: str, about: str, arguments: Callable[[Decoder, Task], dict[str, Any]]
+) -> Method:
+    """Add a method to METHODS.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in METHODS:
+        raise ValueError(f"there is a method {name!r} already; give yours another name.")
+    METHODS[name] = Method(name, family, about, arguments)
+    return METHODS[name]
+
+
+def find_methods(names: list[str], family: str | None = None) -> list[Method]:
+    """The methods of these names, of a family, or all; in the order of METHODS.
+
+    Raises:
+        ValueError: a name or family that there is not.
+    """
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise ValueError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}.")
+    families = list(dict.fromkeys(m.family for m in METHODS.values()))
+    if family is not None and family not in families:
+        raise ValueError(f"there is no family {family!r}; there are {', '.join(families)}.")
+    chosen = [m for m in METHODS.values() if not names or m.name in names]
+    return [m for m in chosen if family is None or m.family == family]
+
+
+def share(task: Task, part: float, less: int = 0) -> int:
+    """So many entries: `part` of the prompt, less some that are counted apart; at least one."""
+    return max(1, int(task.prompt * part) - less)
+
+
+def _static(lm: Decoder, task: Task) -> dict[str, Any]:
+    return {"store": "static", "capacity": task.total, "batch": task.rows}
+
+
+# --- references: what all others are compared with ---
+method("full", "reference", "every entry, exact", lambda lm, task: {})
+method("static", "reference", "every entry, exact, preallocated", _static)
+method("oracle-25", "reference", "reads the best 25 % of the entries, chosen with full scores",
+       lambda lm, task: {"selection": kvlab.TopK(k=share(task, 0.25))})  # fmt: skip
+method("window-25", "reference", "the newest 25 % only",
+       lambda lm, task: {"eviction": kvlab.SinkRecent(sinks=0, recent=share(task, 0.25))})  # fmt: skip
+method("sink-window-25", "reference", "4 sinks and the newest, 25 % in all",
+       lambda lm, task: {"eviction": kvlab.SinkRecent(sinks=4, recent=share(task, 0.25, 4))})  # fmt: skip
+
+# --- quantization: how many bits, along which axis ---
+method("int8", "quantization", "8 bits, symmetric, one scale a token",
+       lambda lm, task: {"codec": kvlab.Int8()})  # fmt: skip
