@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("kvlab.measure.plan_cli:main", "count the bytes of a model and its cache: what fits where?"),
     "doctor": ("kvlab.doctor.cli:main", "check a model, or your own decoding step, for misuse of its cache"),
     "bench": ("kvlab.measure.bench:main", "measure decoding, prefill or loading, and record it"),
+    "train-translation": ("kvlab.translation.cli:main", "train the translator of lesson 11, in minutes"),
 }
 
 EXAMPLES = """\
@@ -44,7 +45,8 @@ EXPECTED = (ModelError, ValueError, OSError)
 
 def usage() -> str:
     """What `kvlab --help` prints."""
-    lines = [f"  {name:<8} {what}" for name, (_, what) in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}} {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(["usage: kvlab COMMAND [options]", "", "commands:", *lines, "", EXAMPLES])
 
 

@@ -137,7 +137,7 @@ def test_defaults():
 
 
 def test_names():
-    assert set(zoo.names()) == {"smollm2-135m", "gemma3-270m", "tiny", "tiny-gemma3"}
+    assert set(zoo.names()) == {"smollm2-135m", "gemma3-270m", "tiny", "tiny-gemma3", "translator"}
     assert set(zoo.shapes()) == set(SHAPES)
 
 
@@ -146,7 +146,7 @@ def test_names():
     [
         ("smolm2-135m", "no model 'smolm2-135m'; did you mean 'smollm2-135m'?"),
         ("Gemma3", "did you mean 'gemma3-270m'"),
-        ("gpt5", "there are gemma3-270m, smollm2-135m, tiny, tiny-gemma3"),
+        ("gpt5", "there are gemma3-270m, smollm2-135m, tiny, tiny-gemma3, translator"),
         ("llama2-7b", r'no weights of llama2-7b; kvlab.random\("llama2-7b"\)'),
         ("org/name", 'no folder org/name.*"hf:org/name"'),
         ("./nowhere", "no folder ./nowhere"),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
 
 _MADE_HERE = ("tiny", "tiny-gemma3")
+_SHIPPED = "translator"  # an encoder–decoder, in the package
 # Random, yet with logits of a trained model's size, so that a wrong mask or position shows clearly.
 _TINY_STD = 0.2
 _DTYPES: dict[str, torch.dtype] = {
@@ -28,7 +29,7 @@ _DTYPES: dict[str, torch.dtype] = {
 
 def names() -> tuple[str, ...]:
     """Names that `load` takes, besides "hf:org/name" and the path of a folder."""
-    return (*CATALOGUE, *_MADE_HERE)
+    return (*CATALOGUE, *_MADE_HERE, _SHIPPED)
 
 
 def shapes() -> tuple[str, ...]:
@@ -58,6 +59,11 @@ def load(
     place, kind = _device(device), _dtype(dtype)
     if isinstance(name, str) and name in _MADE_HERE:
         return _random(SHAPES[name], place, kind, seed=0, std=_TINY_STD)
+    if name == _SHIPPED:
+        from kvlab.translation.checkpoint import PACKAGED
+        from kvlab.translation.checkpoint import load as load_translator
+
+        return load_translator(PACKAGED, place, kind)
     if isinstance(name, str) and name in CATALOGUE:
         return _load_catalogued(name, place, kind)
     if isinstance(name, str) and name.startswith("hf:"):
