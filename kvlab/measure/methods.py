@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import kvlab
 from kvlab.cache import Cache
+from kvlab.codecs import KIVI, Codec, Quantize
+from kvlab.codecs.quantize import Axis
 from kvlab.measure.quality_runs import Factory, Task
 
 if TYPE_CHECKING:
@@ -84,6 +86,31 @@ method("window-25", "reference", "the newest 25 % only",
 method("sink-window-25", "reference", "4 sinks and the newest, 25 % in all",
        lambda lm, task: {"eviction": kvlab.SinkRecent(sinks=4, recent=share(task, 0.25, 4))})  # fmt: skip
 
-# --- quantization: how many bits, along which axis ---
-method("int8", "quantization", "8 bits, symmetric, one scale a token",
-       lambda lm, task: {"codec": kvlab.Int8()})  # fmt: skip
+# --- quantization: in how many bits, along which axis. Groups of 32, the newest 32 tokens exact ---
+
+
+def _codec(name: str, about: str, codec: Codec | tuple[Codec, Codec]) -> None:
+    method(name, "quantization", about, lambda lm, task: {"codec": codec})
+
+
+def _uniform(bits: int, axis: Axis, sink: int = 0, symmetric: bool = False) -> Quantize:
+    return Quantize(bits, axis, group_size=32, residual=32, sink=sink, symmetric=symmetric)
+
+
+_codec("fp16", "half precision", kvlab.Float16())
+_codec("bf16", "bfloat16", kvlab.BFloat16())
+_codec("fp8", "e4m3, one scale a token", kvlab.Fp8())
+_codec("int8", "8 bits, symmetric, one scale a token", kvlab.Int8())
+_codec("tensor-4", "4 bits, one scale for all channels of 32 tokens", _uniform(4, "tensor"))
+_codec("swapped-2", "2 bits, KIVI's axes swapped: keys by token, values by channel",
+       (_uniform(2, "token"), _uniform(2, "channel")))  # fmt: skip
+for _b in (4, 3, 2):
+    _codec(f"token-{_b}", f"{_b} bits, keys and values by token", _uniform(_b, "token"))
+    _codec(f"token-{_b}-sink", f"{_b} bits by token, 4 sinks exact", _uniform(_b, "token", sink=4))
+    _codec(f"token-{_b}-symmetric", f"{_b} bits by token, levels around zero",
+           _uniform(_b, "token", symmetric=True))  # fmt: skip
+    _codec(f"channel-{_b}", f"{_b} bits, keys and values by channel", _uniform(_b, "channel"))
+    _codec(f"kivi-{_b}", f"{_b} bits, keys by channel, values by token", KIVI(_b, 32, residual=32))
+    _codec(f"kivi-{_b}-sink", f"{_b} bits, KIVI, 4 sinks exact", KIVI(_b, 32, residual=32, sink=4))
+_codec("kivi-2-residual-0", "2 bits, KIVI, no exact window but the block that fills", KIVI(2, 32, residual=0))
+_codec("kivi-2-residual-128", "2 bits, KIVI, the newest 128 exact", KIVI(2, 32, residual=128))
