@@ -65,6 +65,8 @@ class Cache:
         knobs = [self._knobs(i) for i in range(self.config.num_hidden_layers)]
         for i, of_layer in enumerate(knobs):
             _checked(self.kind.refuse, of_layer, self.config, i)
+            if of_layer.selection is not None:
+                _checked(of_layer.selection.refuse, of_layer, self.config.num_key_value_heads)
         self.layers = [
             self.kind.layer(i, self.config, of_layer, self.device, self.dtype)
             for i, of_layer in enumerate(knobs)
@@ -269,7 +271,9 @@ class Cache:
     def _shared_bytes(self) -> int:
         pairs = [(layer.knobs.key_codec, layer.knobs.value_codec) for layer in self.layers]
         codecs = {id(codec): codec for pair in pairs for codec in pair if codec}
-        return distinct_storage_bytes([t for codec in codecs.values() for t in codec.shared_tensors()])
+        selections = {id(one): one for one in (layer.knobs.selection for layer in self.layers) if one}
+        sharing = [*codecs.values(), *selections.values()]
+        return distinct_storage_bytes([t for knob in sharing for t in knob.shared_tensors()])
 
     # --- what users do ---
 

@@ -33,6 +33,8 @@ def why_not(cache: Cache) -> str | None:
             f'this "{cache.kind.name}" store changes its shapes at every token; compiling needs '
             'store="static", or "hybrid" or "sliding" with a capacity.'
         )
+    if cache.selection is not None:
+        return "a selection reads other entries at every token, which a compiled step cannot; leave it out."
     if sys.version_info >= (3, 15):
         return "torch.compile does not support this Python yet; use an older one."
     if cache.device.type == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++", "cl"))):

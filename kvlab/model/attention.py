@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kvlab.model.rotary import rotate
-from kvlab.selection.base import Selection
-from kvlab.stores.base import Reader, Step, View
+from kvlab.stores.base import Reader, Step
 from kvlab.stores.buffer import gather_slots
 
 
@@ -122,6 +121,9 @@ class Rotated:
     def read(self) -> Tensor:
         return rotate(self.plain.read(), self.cos, self.sin)
 
+    def exact(self) -> None:
+        return None
+
     def gather(self, rows: Tensor) -> tuple[Tensor, int]:
         x, read = self.plain.gather(rows)
         return rotate(x, gather_slots(self.cos, rows), gather_slots(self.sin, rows)), read
@@ -129,18 +131,3 @@ class Rotated:
     @property
     def nbytes(self) -> int:
         return self.plain.nbytes
-
-
-def attend_selected(
-    selection: Selection, q: Tensor, view: View, window: int | None, scale: float, step: Step
-) -> tuple[Tensor, int] | None:
-    """Attention over the entries that a selection picks, and the bytes it read; None: it picks all."""
-    visible = may_see(step.positions, view.positions, window)
-    pick = selection.choose(q, view, visible, scale, step)
-    if pick is None:
-        return None
-    keys, values = view.gather(pick.rows)
-    positions = gather_slots(view.positions, pick.rows)
-    bias = None if view.bias is None else gather_slots(view.bias, pick.rows)
-    mask = may_see(step.positions, positions, window)
-    return attend(q, keys, values, mask, scale, bias=bias), view.bytes_read + pick.bytes_scored

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvlab.cache import Cache, CacheError
-from kvlab.model.attention import Rotated, attend, attend_selected, implied, may_see, received
+from kvlab.model.attention import Rotated, attend, implied, may_see, received
 from kvlab.model.config import Config
 from kvlab.model.linear import Linear, fuse, project
 from kvlab.model.rotary import angles, inverse_frequencies, rotate
+from kvlab.model.selecting import attend_chosen
 from kvlab.stores.base import Layer, Step, View
 
 if TYPE_CHECKING:
@@ -102,12 +103,15 @@ class Attention(nn.Module):
         step, selection = frame.step, layer.knobs.selection
         if frame.record is not None:
             frame.record.add(self, q, view, step)
-        layer.bytes_read = None  # all of them
-        if selection is not None and step.tokens == 1:
-            picked = attend_selected(selection, q, view, self.window, self.scale, step)
-            if picked is not None:
-                out, layer.bytes_read = picked
-                return out
+        layer.bytes_read = layer.entries_read = None  # all of them
+        if selection is not None:
+            looked_at, kv_heads = (self.window, self.scale, step), self.heads[1]
+            read = attend_chosen(selection, q, view, layer, *looked_at, kv_heads, frame.record is not None)
+            if read is not None:
+                layer.bytes_read, layer.entries_read = read.bytes_read, read.entries
+                if frame.record is not None and read.seen is not None:
+                    frame.record.read[self.index] = read.seen
+                return read.out
         if view.positions is step.shared(self.window):
             mask, causal = frame.masks[self.kind], frame.causal[self.kind]
         else:  # an eviction has given this layer a ledger of its own

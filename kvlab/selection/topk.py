@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from kvlab.selection.base import Pick, Selection
+from kvlab.selection.base import Pick, Selection, grouped, shares
 
 if TYPE_CHECKING:
     from kvlab.stores.base import Step, View
@@ -31,9 +31,6 @@ class TopK(Selection):
         if view.positions.shape[-1] <= self.k:
             return None
         keys = view.keys.read()  # [batch, kv_heads, slots, head_dim]
-        batch, kv_heads, _, dim = keys.shape
-        # scores and attention: [batch, kv_heads, query heads of the group, slots]
-        scores = queries.view(batch, kv_heads, -1, dim) @ keys.transpose(-1, -2) * scale
-        attention = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
-        rows = attention.sum(dim=2).nan_to_num().topk(self.k, dim=-1).indices.sort(dim=-1).values
-        return Pick(rows, bytes_scored=view.keys.nbytes)
+        scores = grouped(queries, keys.shape[1]) @ keys.transpose(-1, -2) * scale
+        best = shares(scores, visible.squeeze(2)).topk(self.k, dim=-1).indices
+        return Pick(best.sort(dim=-1).values, bytes_scored=view.keys.nbytes)

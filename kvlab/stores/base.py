@@ -7,7 +7,7 @@ returns a view of the past plus the exact chunk; after attention `settle` evicts
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from kvlab.selection.base import Selection
 
 if TYPE_CHECKING:
     from kvlab.model.config import Config
+    from kvlab.stores.index import Index
     from kvlab.stores.ring import Turn
 
 FREE = -1  # the ledger's word for a slot that holds no token: padding, or never written
@@ -34,6 +35,7 @@ class Step:
     ledger: Tensor  # [batch, 1, slots] positions of all entries, the new ones included
     in_order: bool  # no padding, nothing dropped, slot i holds position i: masks can be implied
     ring: Turn | None = None  # what it does to the rings of layers with a window, where the store has rings
+    plans: dict[object, object] = field(default_factory=dict)  # what layers work out once for all of them
 
     @property
     def tokens(self) -> int:
@@ -48,6 +50,9 @@ class Reader(Protocol):
     """What a view needs of a stream."""
 
     def read(self) -> Tensor: ...
+
+    def exact(self) -> Tensor | None:
+        """All entries where they lie, `[batch, kv_heads, slots, head_dim]`; None: they must be decoded."""
 
     def gather(self, rows: Tensor) -> tuple[Tensor, int]: ...
 
@@ -68,6 +73,8 @@ class View:
     bias: Tensor | None = None  # [batch, 1 or kv_heads, slots] on the scores: log count of merged entries
     mass: Tensor | None = None  # [batch, kv_heads, slots] attention received in this step, for an eviction
     bytes_read: int = 0  # what `read` and `gather` have read so far
+    heads: int = 0  # KV heads, set where there is a selection
+    index: Index | None = None  # what the selection of this layer keeps of each page, where it keeps any
 
     def read(self) -> tuple[Tensor, Tensor]:
         """All keys and values, decoded, each `[batch, kv_heads, slots, head_dim]`."""
@@ -101,6 +108,8 @@ class Layer(ABC):
 
     knobs: Knobs
     bytes_read: int | None = None  # by the last attention call, scoring included; None: all that it could
+    entries_read: int | None = None  # keys, over batch and KV heads; None: all
+    index: Index | None = None  # of a selection that needs one; it follows the entries
 
     @abstractmethod
     def append(self, k: Tensor, v: Tensor, step: Step) -> View:

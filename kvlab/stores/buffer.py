@@ -86,8 +86,28 @@ def distinct_storage_bytes(tensors: list[Tensor]) -> int:
 def gather_slots(x: Tensor, rows: Tensor) -> Tensor:
     """`x [batch, heads or 1, slots, ...]` at `rows [batch, heads, n]` -> `[batch, heads, n, ...]`."""
     x = x.expand(x.shape[0], rows.shape[1], *x.shape[2:])
-    index = rows.reshape(*rows.shape, *[1] * (x.dim() - 3))
-    return x.gather(2, index.expand(*rows.shape, *x.shape[3:]))
+    batch, heads = (torch.arange(n, device=x.device) for n in rows.shape[:2])
+    return x[batch[:, None, None], heads[:, None], rows]  # copies a slot at a time, `gather` number by number
+
+
+def gather_pages(x: Tensor, pages: Tensor | None, page: int, rows: Tensor) -> Tensor:
+    """Whole pages of `page` slots, then single slots, of `x [batch, heads, slots, head_dim]`.
+
+    pages: `[batch, heads, m]`; rows: `[batch, 1 or heads, n]`; returns `[batch, heads, m * page + n,
+    head_dim]`. A page that lies in one piece is copied in one piece.
+    """
+    batch, heads, slots, dim = x.shape
+    rows = rows.expand(batch, heads, -1)
+    if pages is None:
+        return gather_slots(x, rows)
+    whole = pages.shape[-1] * page
+    out = x.new_empty(batch, heads, whole + rows.shape[-1], dim)
+    for b in range(batch):
+        for h in range(heads):
+            lying = x[b, h, : slots // page * page].reshape(-1, page * dim)  # a view where slots are adjacent
+            torch.index_select(lying, 0, pages[b, h], out=out[b, h, :whole].view(-1, page * dim))
+    out[:, :, whole:] = gather_slots(x, rows)
+    return out
 
 
 def to_slots(positions: Tensor, heads: int) -> Tensor:

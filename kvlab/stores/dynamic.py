@@ -11,6 +11,7 @@ from torch import Tensor
 from kvlab.eviction.base import Eviction
 from kvlab.stores.base import FREE, Knobs, Layer, Step, Store, View
 from kvlab.stores.buffer import gather_slots, to_slots
+from kvlab.stores.index import index_of
 from kvlab.stores.stream import GrowingStream
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class DynamicLayer(Layer):
         self.ledger: Tensor | None = None  # [batch, kv_heads, slots] int32; None: the shared one holds
         self.columns: dict[str, Tensor] = {}  # name -> [batch, kv_heads, slots]
         self._staged: tuple[Tensor | None, dict[str, Tensor]] = (None, {})
+        self.index = index_of(knobs.selection)
 
     def append(self, k: Tensor, v: Tensor, step: Step) -> View:
         self.keys.append(k)
@@ -103,6 +105,8 @@ class DynamicLayer(Layer):
         rows = rows.expand(-1, self.keys.read().shape[1], -1)
         self.keys.keep(rows.clamp(min=0))
         self.values.keep(rows.clamp(min=0))
+        if self.index is not None:
+            self.index.keep(rows.clamp(min=0))
         self._own(rows, positions)
 
     def _merge(self, eviction: Eviction, view: View, step: Step) -> None:
@@ -110,6 +114,8 @@ class DynamicLayer(Layer):
         if merged is not None:
             self.keys.rewrite(merged.keys)
             self.values.rewrite(merged.values)
+            if self.index is not None:
+                self.index.crop(0)
             self._own(merged.rows, view.positions)
             self.columns.update(merged.columns)
 
@@ -140,6 +146,8 @@ class DynamicLayer(Layer):
         self.keys.crop(slots)
         self.values.crop(slots)
         self.columns = {name: column[:, :, :slots].contiguous() for name, column in self.columns.items()}
+        if self.index is not None:
+            self.index.crop(slots)
 
     def drop_unsettled(self, slots: int, tokens: Tensor) -> None:
         """Forget what a step brought that never came to its end, whether this layer had settled or not."""
@@ -154,6 +162,8 @@ class DynamicLayer(Layer):
         if self.ledger is not None:
             self.ledger = self.ledger.index_select(0, rows)
         self.columns = {name: column.index_select(0, rows) for name, column in self.columns.items()}
+        if self.index is not None:
+            self.index.reorder(rows)
 
     def fork(self) -> DynamicLayer:
         twin = copy.copy(self)
@@ -161,6 +171,7 @@ class DynamicLayer(Layer):
         twin.ledger = None if self.ledger is None else self.ledger.clone()
         twin.columns = {name: column.clone() for name, column in self.columns.items()}
         twin._staged = (None, {})
+        twin.index = self.index and self.index.fork()
         return twin
 
     def positions(self, ledger: Tensor) -> Tensor:
@@ -168,14 +179,16 @@ class DynamicLayer(Layer):
 
     def stored_bytes(self, slots: int) -> int:
         own = [t for t in (self.ledger, *self.columns.values()) if t is not None]
-        return self.keys.nbytes + self.values.nbytes + sum(t.numel() * t.element_size() for t in own)
+        index = self.index.nbytes if self.index else 0
+        return self.keys.nbytes + self.values.nbytes + index + sum(t.numel() * t.element_size() for t in own)
 
     def full_read_bytes(self, slots: int) -> int:
         return self.keys.nbytes + self.values.nbytes
 
     def tensors(self) -> list[Tensor]:
         own = [t for t in (self.ledger, *self.columns.values()) if t is not None]
-        return [*self.keys.tensors(), *self.values.tensors(), *own]
+        index = self.index.tensors() if self.index else []
+        return [*self.keys.tensors(), *self.values.tensors(), *own, *index]
 
 
 def _find(ledger: Tensor, positions: Tensor) -> Tensor:

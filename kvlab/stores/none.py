@@ -40,6 +40,9 @@ class Passing:
     def read(self) -> Tensor:
         return self.x
 
+    def exact(self) -> Tensor:
+        return self.x
+
     def gather(self, rows: Tensor) -> tuple[Tensor, int]:
         x = gather_slots(self.x, rows)
         return x, x.numel() * x.element_size()

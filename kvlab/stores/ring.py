@@ -103,6 +103,9 @@ class RingStream:
             return self.fresh
         return torch.cat((self._decode(self.packed()), self.fresh), dim=2)
 
+    def exact(self) -> None:
+        return None  # slots are in the order of the ring, and a chunk lies apart from them
+
     def gather(self, rows: Tensor) -> tuple[Tensor, int]:
         """The entries at `rows [batch, kv_heads, n]` of a step of one token, and the bytes that this read."""
         packed = {name: gather_slots(part, rows) for name, part in self.packed().items()}

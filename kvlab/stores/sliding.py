@@ -76,6 +76,11 @@ class Sliding(Store):
                 f"{type(knobs.eviction).__name__} cannot choose what a ring forgets, which is always the "
                 f'oldest token; leave layer {index} out (its `at` returns None), or use store="dynamic".'
             )
+        if knobs.selection is not None and knobs.selection.page:
+            raise ValueError(
+                f"{type(knobs.selection).__name__} keeps an index of slots in order, and a ring writes over "
+                f'its slots; leave layer {index} out (its `at` returns None), or use store="dynamic".'
+            )
         for codec in (knobs.key_codec, knobs.value_codec):
             if codec is not None and (codec.block > 1 or codec.residual or codec.sink):
                 raise ValueError(

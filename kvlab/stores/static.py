@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kvlab.stores.base import Knobs, Layer, Step, Store, View
-from kvlab.stores.stream import FixedStream
+from kvlab.stores.index import index_of
+from kvlab.stores.stream import FixedStream, nbytes
 
 if TYPE_CHECKING:
     from kvlab.model.config import Config
@@ -64,6 +65,7 @@ class StaticLayer(Layer):
         self.knobs = knobs
         self.keys = FixedStream(knobs.key_codec, like, capacity)
         self.values = FixedStream(knobs.value_codec, like, capacity)
+        self.index = index_of(knobs.selection)
 
     def append(self, k: Tensor, v: Tensor, step: Step) -> View:
         self.keys.append(k, step.slots)
@@ -76,25 +78,34 @@ class StaticLayer(Layer):
         self.values.seal()
 
     def crop(self, slots: int, tokens: Tensor) -> None:
-        pass  # the cache frees the slots in its ledger; the next arrivals overwrite what lies there
+        # The cache frees the slots in its ledger; the next arrivals overwrite what lies there.
+        if self.index is not None:
+            self.index.crop(slots)
 
     def drop_unsettled(self, slots: int, tokens: Tensor) -> None:
         self.keys.fresh = self.values.fresh = None
+        if self.index is not None:
+            self.index.crop(slots)
 
     def reorder(self, rows: Tensor) -> None:
         self.keys.reorder(rows)
         self.values.reorder(rows)
+        if self.index is not None:
+            self.index.reorder(rows)
 
     def fork(self) -> StaticLayer:
         twin = copy.copy(self)
         twin.keys, twin.values = self.keys.fork(), self.values.fork()
+        twin.index = self.index and self.index.fork()
         return twin
 
     def stored_bytes(self, slots: int) -> int:
-        return slots * (self.keys.slot_bytes() + self.values.slot_bytes())
+        index = self.index.nbytes if self.index else 0
+        return slots * (self.keys.slot_bytes() + self.values.slot_bytes()) + index
 
     def full_read_bytes(self, slots: int) -> int:
-        return sum(t.numel() * t.element_size() for t in self.tensors())
+        return nbytes([*self.keys.tensors(), *self.values.tensors()])
 
     def tensors(self) -> list[Tensor]:
-        return [*self.keys.tensors(), *self.values.tensors()]
+        index = self.index.tensors() if self.index else []
+        return [*self.keys.tensors(), *self.values.tensors(), *index]

@@ -49,6 +49,9 @@ class GrowingStream:
             parts.append(self.rest.read())
         return torch.cat(parts, dim=2)
 
+    def exact(self) -> Tensor | None:
+        return None if self.sealed_slots or self.first.used else self.rest.read()
+
     def gather(self, rows: Tensor) -> tuple[Tensor, int]:
         """The entries at `rows [batch, kv_heads, n]`, decoded, and the bytes that this read.
 
@@ -183,6 +186,9 @@ class FixedStream:
 
     def packed(self) -> Packed:
         return {name: part.read() for name, part in self.parts.items()}
+
+    def exact(self) -> Tensor | None:
+        return self.parts["exact"].read() if self.codec is None else None
 
     def gather(self, rows: Tensor) -> tuple[Tensor, int]:
         if self.codec is None:

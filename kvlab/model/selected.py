@@ -1,0 +1,158 @@
+"""Attention of single tokens over what a selection picks: gather those entries, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kvlab.model.attention import attend, may_see
+from kvlab.selection.base import Pick, Selection
+from kvlab.stores.base import Reader, Step, View
+from kvlab.stores.buffer import gather_pages, gather_slots
+
+
+@dataclass
+class Read:
+    """What attention over chosen entries gave, and what it read."""
+
+    out: Tensor  # [batch, heads, tokens, head_dim]
+    bytes_read: int  # of keys, values and whatever was read to choose
+    entries: int  # keys gathered, over batch and KV heads
+    seen: Tensor | None = None  # [batch, 1 or kv_heads, tokens, slots] which ones, where that was asked for
+
+
+def attend_selected(
+    selection: Selection,
+    q: Tensor,
+    view: View,
+    window: int | None,
+    scale: float,
+    step: Step,
+    kv_heads: int,
+    look: bool = False,
+) -> Read | None:
+    """Attention of a single token over the entries that a selection picks; None: it picks all.
+
+    q: `[batch, heads, 1, head_dim]`; look: whether to tell which entries were read.
+    """
+    runs = selection.runs(kv_heads)
+    if len(runs) == 1:
+        return None if runs[0][1] is None else _of_run(runs[0][1], q, view, window, scale, step, look)
+    group = q.shape[1] // kv_heads
+    parts = []
+    for heads, one in runs:
+        narrow, rows = of_heads(view, heads), q[:, heads.start * group : heads.stop * group]
+        part = None if one is None else _of_run(one, rows, narrow, window, scale, step, look)
+        parts.append(part or _of_all(rows, narrow, window, scale, step, look))
+    return joined(parts, [heads.stop - heads.start for heads, _ in runs])
+
+
+def _of_run(
+    selection: Selection, q: Tensor, view: View, window: int | None, scale: float, step: Step, look: bool
+) -> Read | None:
+    visible = may_see(step.positions, view.positions, window)
+    pick = selection.choose(q, view, visible, scale, step)
+    if pick is None:
+        return None
+    keys, read_keys = fetch(view.keys, pick, view.heads)
+    values, read_values = fetch(view.values, pick, view.heads)
+    mask, bias = _mask(pick, view, window, step, keys), None
+    if view.bias is not None:
+        bias = gather_slots(view.bias, pick.slots().clamp(min=0))
+    out = attend(q, keys, values, mask, scale, bias=bias)
+    read = Read(out, read_keys + read_values + pick.bytes_scored, keys.shape[:3].numel())
+    if look:
+        read.seen = _seen(pick, view) & visible
+    return read
+
+
+def _mask(pick: Pick, view: View, window: int | None, step: Step, keys: Tensor) -> Tensor | None:
+    """Which of the gathered entries count, `[batch, 1 or kv_heads, 1 or group, n]`; None: all of them."""
+    shared = view.positions is step.ledger
+    if shared and step.in_order and window is None and not pick.gaps and pick.bias is None:
+        return None
+    slots = pick.slots()
+    mask = may_see(step.positions, gather_slots(view.positions, slots.clamp(min=0)), window)
+    if pick.gaps:
+        mask = mask & ((slots.unsqueeze(2) >= 0) | (step.positions[:, None, :, None] < 0))
+    if pick.bias is not None:
+        mask = torch.where(mask, pick.bias, float("-inf")).to(keys.dtype)
+    return mask
+
+
+def _of_all(q: Tensor, view: View, window: int | None, scale: float, step: Step, look: bool) -> Read:
+    """Heads that read everything, beside others that do not."""
+    keys, values = view.read()
+    mask = may_see(step.positions, view.positions, window)
+    out = attend(q, keys, values, mask, scale, bias=view.bias)
+    seen = mask.expand(-1, view.heads, -1, -1) if look else None
+    return Read(out, view.keys.nbytes + view.values.nbytes, keys.shape[:3].numel(), seen)
+
+
+def fetch(reader: Reader, pick: Pick, kv_heads: int) -> tuple[Tensor, int]:
+    """What a pick names, `[batch, kv_heads, n, head_dim]`, and the bytes that this read."""
+    lying = reader.exact()
+    if lying is None:
+        return reader.gather(pick.slots().clamp(min=0).expand(-1, kv_heads, -1))
+    rows = pick.rows.clamp(min=0) if pick.gaps else pick.rows
+    x = gather_pages(lying, pick.pages, pick.page, rows)
+    return x, x.numel() * x.element_size()
+
+
+def _seen(pick: Pick, view: View) -> Tensor:
+    """`[batch, 1 or kv_heads, 1, slots]`, True at the slots of a pick."""
+    slots = pick.slots()
+    seen = torch.zeros(*slots.shape[:2], view.positions.shape[-1] + 1, dtype=torch.bool, device=slots.device)
+    seen.scatter_(2, slots.masked_fill(slots < 0, view.positions.shape[-1]), True)
+    return seen[:, :, None, :-1].expand(-1, view.heads, -1, -1)
+
+
+def joined(parts: list[Read], heads: list[int]) -> Read:
+    """Runs of KV heads, side by side again."""
+    widths = zip(parts, heads, strict=True)
+    seen = [part.seen.expand(-1, n, -1, -1) for part, n in widths if part.seen is not None]
+    return Read(
+        torch.cat([part.out for part in parts], dim=1),
+        sum(part.bytes_read for part in parts),
+        sum(part.entries for part in parts),
+        torch.cat(seen, dim=1) if seen else None,
+    )
+
+
+@dataclass
+class OfHeads:
+    """A run of KV heads of a stream."""
+
+    of: Reader
+    heads: slice
+    all_heads: int
+
+    def read(self) -> Tensor:
+        return self.of.read()[:, self.heads]
+
+    def exact(self) -> Tensor | None:
+        lying = self.of.exact()
+        return None if lying is None else lying[:, self.heads]
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Through a codec the same rows of all heads are decoded, and counted so."""
+        wide = rows[:, :1].expand(-1, self.all_heads, -1).clone()
+        wide[:, self.heads] = rows
+        x, read = self.of.gather(wide)
+        return x[:, self.heads], read
+
+    @property
+    def nbytes(self) -> int:
+        return self.of.nbytes * (self.heads.stop - self.heads.start) // self.all_heads
+
+
+def of_heads(view: View, heads: slice) -> View:
+    """The same entries, for some of the KV heads."""
+    keys, values = OfHeads(view.keys, heads, view.heads), OfHeads(view.values, heads, view.heads)
+    positions = view.positions if view.positions.shape[1] == 1 else view.positions[:, heads]
+    bias = view.bias if view.bias is None or view.bias.shape[1] == 1 else view.bias[:, heads]
+    narrow = View(keys, values, positions, bias=bias)
+    narrow.heads = heads.stop - heads.start
+    return narrow
