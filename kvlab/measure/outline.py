@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kvlab.measure.bytes import weights_read
-from kvlab.model.config import Config
-from kvlab.zoo.shapes import SHAPES, count_weights
+from kvlab.model.config import Config, TranslatorConfig
+from kvlab.zoo.shapes import SHAPES, count_weights, weight_shapes
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -35,6 +37,7 @@ class Outline:
     rotary: int  # frequencies that all layers keep, float32
     longest: int  # tokens that the model was made for
     source: str
+    cross: int = 0  # numbers that a token of the source leaves in a cross cache, all layers
 
     @property
     def numbers(self) -> int:
@@ -73,16 +76,25 @@ def presets() -> tuple[str, ...]:
 def _of_config(config: Config) -> Outline:
     entry = 2 * config.num_key_value_heads * config.head_dim
     layers = range(config.num_hidden_layers)
+    encoder_layers = config.encoder_layers if isinstance(config, TranslatorConfig) else 0
+    once = _read_once(config)
     return Outline(
         name=config.name,
         attention=_attention(config),
         layers=tuple(CachedLayer(entry, config.window(layer)) for layer in layers),
         parameters=count_weights(config),
-        read=lambda batch: weights_read(config, 1, batch),
-        rotary=config.num_hidden_layers * config.head_dim // 2,
+        read=lambda batch: weights_read(config, 1, batch) - once,
+        rotary=(config.num_hidden_layers + encoder_layers) * config.head_dim // 2,
         longest=config.max_position_embeddings,
         source=config.source,
+        cross=entry * config.num_hidden_layers if encoder_layers else 0,
     )
+
+
+def _read_once(config: Config) -> int:
+    """Weights that are done with a source once it is cached: the encoder, and the cross keys and values."""
+    once = re.compile(r"encoder|.*cross_attn\.[kv]_proj")
+    return sum(math.prod(shape) for name, shape in weight_shapes(config).items() if once.match(name))
 
 
 def _attention(config: Config) -> str:
@@ -123,4 +135,30 @@ def _deepseek_v3() -> Outline:
     )
 
 
-OTHERS: dict[str, Outline] = {"deepseek-v3": _deepseek_v3()}
+def _whisper_large_v3() -> Outline:
+    """Whisper large-v3, speech to text: 30 seconds of sound are 1,500 frames of the encoder.
+
+    Its keys have no bias; queries, values and outputs have. Positions are learned, not rotary.
+    """
+    hidden, layers, vocab, frames, longest, mels = 1280, 32, 51866, 1500, 448, 128
+    attention = 4 * hidden * hidden + 3 * hidden
+    feed_forward = 2 * hidden * 4 * hidden + 5 * hidden
+    norm = 2 * hidden
+    encoder = layers * (attention + feed_forward + 2 * norm) + norm + frames * hidden
+    encoder += 3 * mels * hidden + 3 * hidden * hidden + 2 * hidden  # two convolutions of width 3
+    decoder = layers * (2 * attention + feed_forward + 3 * norm) + norm + (vocab + longest) * hidden
+    cross_once = layers * (2 * hidden * hidden + hidden)  # keys and values of the source
+    return Outline(
+        name="whisper-large-v3",
+        attention="MHA",
+        layers=(CachedLayer(2 * hidden),) * layers,
+        parameters=encoder + decoder,
+        read=lambda batch: decoder - cross_once - longest * hidden + 2 * batch * hidden,
+        rotary=0,
+        longest=longest,
+        source="config.json of openai/whisper-large-v3; Radford et al. 2022, arXiv:2212.04356, table 1",
+        cross=layers * 2 * hidden,
+    )
+
+
+OTHERS: dict[str, Outline] = {one.name: one for one in (_deepseek_v3(), _whisper_large_v3())}

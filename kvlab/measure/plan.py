@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kvlab.model.config import Config
     from kvlab.model.decoder import Decoder
 
-STORES = ("none", "dynamic", "static", "sliding", "hybrid")
+STORES = ("none", "dynamic", "static", "sliding", "hybrid", "cross")
 LEDGER = 4  # bytes of a position, one for each slot of the whole model
 GROWTH = 2  # how much room a full dynamic store gets
 
@@ -48,6 +48,7 @@ class Plan:
     store: str
     capacity: int | None  # slots of a store that is allocated at once
     prompt: int | None  # tokens that came first and together; None: all
+    source: int = 0  # tokens of each source, in a cross store
 
     @cached_property
     def layers(self) -> tuple[LayerPlan, ...]:
@@ -65,14 +66,19 @@ class Plan:
         return LayerPlan(layer.window, kept, stored, allocated, moved)
 
     @property
+    def cross_bytes(self) -> int:
+        """Of the entries of the source, which are written once: stored, allocated, and read by a step."""
+        return _bytes(self.batch * self.source * self.model.cross, self.bits) if self.source else 0
+
+    @property
     def cache_bytes(self) -> int:
-        """Stored: all that is needed to read the entries back."""
-        return sum(layer.stored_bytes for layer in self.layers)
+        """Stored: all that is needed to read the entries back, those of a source included."""
+        return sum(layer.stored_bytes for layer in self.layers) + self.cross_bytes
 
     @property
     def allocated_bytes(self) -> int:
         """Held for the cache: unused capacity and room to grow included."""
-        return sum(layer.allocated_bytes for layer in self.layers)
+        return sum(layer.allocated_bytes for layer in self.layers) + self.cross_bytes
 
     @property
     def weight_bytes(self) -> int:
@@ -81,10 +87,10 @@ class Plan:
 
     @property
     def rest_bytes(self) -> int:
-        """The ledger of positions, and the rotary frequencies (float32; float64 in a model of 64 bits)."""
+        """Positions, the ids of a source, and the rotary frequencies (float32; float64 in a model of 64)."""
         slots = self.tokens if self.capacity is None else self.capacity
         frequency = 8 if self.weight_bits == 64 else 4
-        return self.batch * slots * LEDGER + self.model.rotary * frequency
+        return self.batch * (slots + self.source) * LEDGER + self.model.rotary * frequency
 
     @property
     def total_bytes(self) -> int:
@@ -104,7 +110,7 @@ class Plan:
         written = 0 if self.store == "none" else _bytes(self.batch * self.model.numbers, self.bits)
         return StepBytes(
             weights=_bytes(self.model.read(self.batch), self.weight_bits),
-            cache_read=sum(layer.read_bytes for layer in self.layers),
+            cache_read=sum(layer.read_bytes for layer in self.layers) + self.cross_bytes,
             cache_written=written,
         )
 
@@ -144,6 +150,7 @@ def plan(
     capacity: int | None = None,
     prompt: int | None = None,
     weight_bits: float = 16,
+    source: int | None = None,
 ) -> Plan:
     """Count the bytes of a cache, and of the model beside it, without making either.
 
@@ -153,12 +160,13 @@ def plan(
         batch: sequences.
         bits: of one number in the cache. With codes and scales: all of them over the numbers they stand for.
         window: give every layer this window; None: those that the model has. Needs a store that uses them.
-        store: "none", "dynamic", "static", "sliding" or "hybrid", as for `kvlab.Cache`. The first three keep
-            all tokens in every layer; the last two have a ring in a layer with a window.
+        store: "none", "dynamic", "static", "sliding", "hybrid" or "cross", as for `kvlab.Cache`.
+            "sliding" and "hybrid" have a ring in a layer with a window, the others keep all tokens.
         capacity: slots that "static" (None: as many as tokens) or "hybrid" allocates at once.
         prompt: tokens that came first and together, the others one by one, so that a store which grows by
             doubling holds slack; None: all came together.
         weight_bits: of one weight.
+        source: tokens of the source that an encoder has read, in each sequence; with store="cross" only.
 
     Raises:
         ValueError: an unknown preset or store, or numbers that contradict each other.
@@ -176,15 +184,22 @@ def plan(
         raise ValueError(
             f'{known.name} has layers that see everything; use store="hybrid", or give window=….'
         )
+    if (store == "cross") != (source is not None) or (store == "cross" and not known.cross):
+        raise ValueError(
+            'store="cross" and source=… go together, with a model that has an encoder '
+            f"({known.name} has {'one' if known.cross else 'none'})."
+        )
+    if source is not None:
+        _check(source=source)
     if store == "static" and capacity is None:
         capacity = tokens
-    if capacity is not None and store in ("none", "dynamic"):
+    if capacity is not None and store in ("none", "dynamic", "cross"):
         raise ValueError(f"a {store} store has no capacity; leave it out, or use a static one.")
     if capacity is not None and capacity < tokens:
         raise ValueError(f"{tokens:,} tokens do not fit into a capacity of {capacity:,}; make it larger.")
     if prompt is not None and not 1 <= prompt <= tokens:
         raise ValueError(f"prompt={prompt} must be from 1 to the {tokens:,} tokens that it is part of.")
-    return Plan(known, tokens, batch, bits, weight_bits, store, capacity, prompt)
+    return Plan(known, tokens, batch, bits, weight_bits, store, capacity, prompt, source or 0)
 
 
 def _slots(plan: Plan, window: int | None) -> tuple[int, int, int]:
@@ -192,7 +207,7 @@ def _slots(plan: Plan, window: int | None) -> tuple[int, int, int]:
     tokens, capacity = plan.tokens, plan.capacity
     if plan.store == "none":
         return 0, 0, 0
-    if window is None or plan.store in ("dynamic", "static"):
+    if window is None or plan.store in ("dynamic", "static", "cross"):
         room = _room(tokens, plan.prompt) if capacity is None else capacity
         return tokens, room, tokens if capacity is None else capacity
     ring = window if capacity is None else min(window, capacity)

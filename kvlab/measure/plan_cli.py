@@ -17,6 +17,7 @@ examples:
   kvlab plan llama2-7b --tokens 100000
   kvlab plan llama3-8b --tokens 8192 --batch 8 --device 24GB
   kvlab plan gemma3-27b --tokens 32768 --store hybrid --layers
+  kvlab plan whisper-large-v3 --tokens 448 --store cross --source 1500
   kvlab plan llama3-70b --tokens 8192 --bits 4.5 --weight-bits 4 --device 48GiB
 
 1 GB is 10^9 bytes, 1 GiB 2^30. What a program needs for activations comes on top.
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> int:
         args.capacity,
         args.prompt,
         args.weight_bits,
+        args.source,
     )
     print(report(planned, args.device, args.layers))
     return 0
@@ -166,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--capacity", type=int, help="slots that static or hybrid allocates at once")
     parser.add_argument("--prompt", type=int, metavar="TOKENS", help="of them came at once, the rest singly")
     parser.add_argument("--window", type=int, metavar="TOKENS", help="give every layer this window")
+    parser.add_argument("--source", type=int, metavar="TOKENS", help="of --store cross: its encoder's")
     parser.add_argument("--device", type=_device, metavar="BYTES", help="what fits there? 24GB, 80GiB, …")
     parser.add_argument("--layers", action="store_true", help="show every layer")
     return parser

@@ -90,3 +90,10 @@ class Config:
     def replace(self, **changes: Any) -> Config:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class TranslatorConfig(Config):
+    """The shape of an encoder–decoder: a decoder's, and how many layers of the same sizes encode."""
+
+    encoder_layers: int = 2

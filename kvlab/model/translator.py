@@ -11,18 +11,11 @@ from torch import Tensor, nn
 
 from kvlab.cache import Cache, CacheError
 from kvlab.model.attention import attend, probabilities
-from kvlab.model.config import Config
+from kvlab.model.config import Config, TranslatorConfig
 from kvlab.model.decoder import Block, Decoder, Frame, RMSNorm
 from kvlab.model.linear import Linear
 from kvlab.stores.base import FREE, Layer, Step
 from kvlab.stores.cross import CrossLayer
-
-
-@dataclass(frozen=True)
-class TranslatorConfig(Config):
-    """A decoder's shape, and how many layers the encoder has. All other sizes are shared."""
-
-    encoder_layers: int = 2
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Cross(Dynamic):
         return CrossLayer(knobs, self.growth)
 
     def refuse(self, knobs: Knobs, config: Config, index: int) -> None:
-        if not hasattr(config, "encoder_layers"):
+        if not getattr(config, "encoder_layers", 0):  # as a TranslatorConfig has
             raise ValueError(f'{config.name} has no encoder, so nothing to put across; use store="dynamic".')
 
 
@@ -73,6 +73,7 @@ class CrossLayer(DynamicLayer):
             self.bytes_read += self.source_bytes
 
     def commit(self) -> None:
+        super().commit()
         self.source_keys.seal()
         self.source_values.seal()
 

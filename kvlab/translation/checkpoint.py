@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from kvlab.model.translator import Translator, TranslatorConfig
+from kvlab.model.config import TranslatorConfig
+from kvlab.model.translator import Translator
 from kvlab.translation.words import Words
 from kvlab.zoo.errors import ModelError, need
 
@@ -57,6 +58,6 @@ def load(
     if not path.exists():
         raise ModelError(f"there are no weights at {path}; kvlab train-translation --out PATH makes them.")
     weights = need("safetensors.torch").load_file(path)
-    given = record["config"]
-    shape = TranslatorConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+    lists = {name: v for name, v in record["config"].items() if isinstance(v, list)}  # JSON has no tuples
+    shape = TranslatorConfig(**record["config"] | {name: tuple(v) for name, v in lists.items()})
     return Translator.from_weights(shape, weights, words, device, dtype)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kvlab.model.translator import Translator, TranslatorConfig
+from kvlab.model.config import TranslatorConfig
+from kvlab.model.translator import Translator
 from kvlab.translation.decode import translated
 from kvlab.translation.numbers import spelled, split
 from kvlab.translation.pairs import IGNORED, draw

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from kvlab.model.config import Config, RopeScaling
+from kvlab.model.config import Config, RopeScaling, TranslatorConfig
 
 BYTE_VOCAB = 259  # 256 bytes, then <bos>, <eos>, <pad>: see ByteTokenizer
 
@@ -125,6 +125,14 @@ def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     for index in range(config.num_hidden_layers):
         shapes |= {f"layers.{index}.{name}.weight": shape for name, shape in layer.items()}
     shapes["norm.weight"] = (hidden,)
+    if isinstance(config, TranslatorConfig):
+        own = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+        across = {name.replace("self", "cross"): layer[name] for name in own} | {"cross_layernorm": (hidden,)}
+        for index in range(config.num_hidden_layers):
+            shapes |= {f"layers.{index}.{name}.weight": shape for name, shape in across.items()}
+        for index in range(config.encoder_layers):
+            shapes |= {f"encoder.{index}.{name}.weight": shape for name, shape in layer.items()}
+        shapes["encoder_norm.weight"] = (hidden,)
     if not config.tie_word_embeddings:
         shapes["lm_head.weight"] = (config.vocab_size, hidden)
     return shapes
