@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shlex
 import time
 from pathlib import Path
@@ -69,7 +70,15 @@ def _train(lm: Translator, recipe: Recipe) -> list[tuple[int, float]]:
 
 
 def _where() -> dict[str, Any]:
-    return {"date": now(), "machine": describe(), "versions": versions(), "commit": commit()}
+    """Where the record comes from. With more load than threads, `seconds` say less about this machine."""
+    load = [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
+    return {
+        "date": now(),
+        "machine": describe(),
+        "load_average": load,  # runnable processes over the last 1, 5 and 15 minutes
+        "versions": versions(),
+        "commit": commit(),
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
