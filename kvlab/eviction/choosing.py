@@ -33,10 +33,11 @@ def best(scores: Tensor, positions: Tensor, n: int) -> Tensor:
     scores, positions: `[batch, 1 or kv_heads, slots]`. Free slots are never chosen: where fewer than `n`
     entries are held, all of them stay, and FREE stands at the end.
     """
-    scores = scores.masked_fill(positions < 0, float("-inf"))
-    top = scores.topk(min(n, most_held(positions)), dim=-1)
-    slots = scores.shape[-1]
-    rows = top.indices.masked_fill(top.values == float("-inf"), slots).sort(dim=-1).values
+    slots, n = scores.shape[-1], min(n, most_held(positions))
+    scores = scores.masked_fill(positions < 0, float("-inf")).flip(-1)
+    order = scores.argsort(dim=-1, descending=True, stable=True)[..., :n]  # of equals the newest first
+    rows = (slots - 1 - order).masked_fill(scores.gather(-1, order) == float("-inf"), slots)
+    rows = rows.sort(dim=-1).values
     return rows.masked_fill(rows == slots, FREE)
 
 
