@@ -53,6 +53,7 @@ class Plan:
     hold_seconds: float  # the prefill may take so long; the rest is then written directly
     growth: tuple[int, int]  # tokens before, tokens appended one by one
     attention_points: tuple[tuple[int, int], ...]  # (slots, batch)
+    kernel_points: tuple[tuple[int, int], ...]  # (slots, batch): multiples of a group and of a page
 
 
 def full_plan(quick: bool = False) -> Plan:
@@ -68,13 +69,14 @@ def full_plan(quick: bool = False) -> Plan:
         memory_points=memory, memory_limit=18_000_000_000,
         hold_tokens=100_000, hold_chunk=2048, hold_seconds=60.0, growth=(2048, 512),
         attention_points=((8192, 1), (131_072, 1), (8192, 8)),
+        kernel_points=tuple((n, b) for b in (1, 8) for n in (8192, 32_768, 65_536, 100_000, 131_072)),
     )  # fmt: skip
     if not quick:
         return plan
     shorter = {
         "small_points": ((128, 1, most),), "mha_points": ((128, 1, most),), "rounds": 3,
         "memory_points": ((1024, 1), (4096, 1)), "hold_seconds": 5.0, "growth": (512, 64),
-        "attention_points": ((8192, 1),),
+        "attention_points": ((8192, 1),), "kernel_points": ((8192, 1), (65_536, 8)),
     }  # fmt: skip
     return Plan(**{**vars(plan), **shorter})
 
@@ -87,6 +89,7 @@ def tiny_plan() -> Plan:
         small_points=points, mha_points=points, steps=2, rounds=2,
         memory_points=((32, 1), (64, 2)), memory_limit=100_000_000,
         hold_tokens=96, hold_chunk=32, hold_seconds=20.0, growth=(16, 8), attention_points=((64, 1), (64, 2)),
+        kernel_points=((64, 1), (64, 2)),
     )  # fmt: skip
 
 

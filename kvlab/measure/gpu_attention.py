@@ -40,8 +40,8 @@ def attention(run: Run, report: Report) -> str:
 def _point(run: Run, report: Report, c: Config, slots: int, batch: int) -> None:
     """All ways, for the heads of one shape; one that fails is noted, and left out."""
     device = run.plan.device
-    inputs = _inputs(c.num_attention_heads, c.num_key_value_heads, c.head_dim, slots, batch, run.plan)
-    expected = _exact(inputs, c.scale)
+    inputs = inputs_of(c.num_attention_heads, c.num_key_value_heads, c.head_dim, slots, batch, run.plan)
+    expected = exact_attention(inputs, c.scale)
     for label, way in ways(device).items():
         try:
             row = _measure(way, inputs, c.scale, expected, device)
@@ -103,7 +103,7 @@ def flex(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) ->
     return flex_attention(q, keys, values, score_mod=masked, scale=scale, enable_gqa=grouped)
 
 
-def _inputs(heads: int, kv_heads: int, dim: int, slots: int, batch: int, plan: Plan) -> Inputs:
+def inputs_of(heads: int, kv_heads: int, dim: int, slots: int, batch: int, plan: Plan) -> Inputs:
     generator = torch.Generator(plan.device).manual_seed(slots)
 
     def draw(*shape: int) -> Tensor:
@@ -116,7 +116,7 @@ def _inputs(heads: int, kv_heads: int, dim: int, slots: int, batch: int, plan: P
     return q, keys, values, mask
 
 
-def _exact(inputs: Inputs, scale: float) -> Tensor:
+def exact_attention(inputs: Inputs, scale: float) -> Tensor:
     """In float64, one sequence and KV head at a time: the whole would not fit."""
     q, keys, values, _ = inputs
     batch, heads = q.shape[:2]

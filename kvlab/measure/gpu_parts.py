@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kvlab.cache import Cache
-from kvlab.measure import gpu_attention, gpu_memory, growth
+from kvlab.measure import gpu_attention, gpu_kernels, gpu_memory, growth
 from kvlab.measure.decode import Point, decode, decode_table, prompt
 from kvlab.measure.gpu import Part, Points, Run
 from kvlab.measure.paths import make_path
@@ -185,4 +185,6 @@ PARTS: dict[str, Part] = {
     "decode-smollm2": decode_small,
     "profile": profile,
     "attention": gpu_attention.attention,
+    "quantized": gpu_kernels.quantized,
+    "pages": gpu_kernels.pages,
 }
