@@ -103,16 +103,35 @@ class Lexico(Choice):
         sink: int = 4,
         seed: int = 0,
     ) -> Lexico:
-        """Learn a dictionary for each layer and stream from the text `ids`, without its first `sink` tokens.
+        """Learn the dictionaries from the text `ids`; see `learn`.
 
         Raises:
-            ValueError: fewer vectors in the text than atoms wanted; what `Atoms` refuses.
+            ValueError: no text; what `learn` refuses.
+        """
+        return cls.learn(entries(lm, ids), sparsity, atoms, rounds, residual, sink, seed)
+
+    @classmethod
+    def learn(
+        cls,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        sparsity: int = 8,
+        atoms: int = 512,
+        rounds: int = 2,
+        residual: int = 0,
+        sink: int = 4,
+        seed: int = 0,
+    ) -> Lexico:
+        """A dictionary for each layer and stream, from keys (before rotation) and values
+        `[kv_heads, tokens, head_dim]` without their first `sink` tokens.
+
+        Raises:
+            ValueError: fewer vectors than atoms wanted; what `Atoms` refuses.
         """
         found = {}
-        for layer, pair in enumerate(entries(lm, ids)):
+        for layer, pair in enumerate(pairs):
             for stream, x in zip(STREAMS, pair, strict=True):
                 learned = learn(x[:, sink:].flatten(0, 1), atoms, sparsity, rounds, seed)
-                found[layer, stream] = Atoms(learned, sparsity, residual, sink)
+                found[layer, stream] = Atoms(learned, sparsity, residual, sink, stream == "keys")
         return cls(found)
 
     def at(self, layer: int, stream: Stream) -> Codec | None:

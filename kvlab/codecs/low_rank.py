@@ -101,35 +101,53 @@ class LowRank(Choice):
         sink: int = 4,
         rotated: bool = False,
     ) -> LowRank:
-        """Learn the bases from the calibration text `ids`.
-
-        Its first `sink` tokens, which are unlike all others, are left out; in a cache they stay exact.
-
-        rank: the same for all; or energy: in each layer the least rank with which every head keeps this share
-        of its centred squares. rotated: keys as attention sees them.
+        """Learn the bases from the calibration text `ids`; see `learn`. rotated: keys as attention sees them.
 
         Raises:
-            ValueError: neither or both of rank and energy; a rank above head_dim, or above what the text has
-                tokens for; an energy outside (0, 1].
+            ValueError: no text; what `learn` refuses.
         """
-        dim = lm.config.head_dim
+        return cls.learn(entries(lm, ids, not rotated), rank, energy, streams, residual, sink, rotated)
+
+    @classmethod
+    def learn(
+        cls,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        rank: int | None = None,
+        energy: float | None = None,
+        streams: Sequence[Stream] = STREAMS,
+        residual: int = 0,
+        sink: int = 4,
+        rotated: bool = False,
+    ) -> LowRank:
+        """Bases from the keys and values of each layer, `[kv_heads, tokens, head_dim]` each.
+
+        Their first `sink` tokens, which are unlike all others, are left out; in a cache they stay exact.
+        rank: the same for all; or energy: in each layer the least rank with which every head keeps this share
+        of its centred squares.
+
+        Raises:
+            ValueError: neither or both of rank and energy; a rank above head_dim, or above what the tokens
+                span; an energy outside (0, 1].
+        """
+        _, tokens, dim = pairs[0][0].shape
         if (rank is None) == (energy is None):
-            raise ValueError("LowRank.fit takes a rank or an energy: give one of them.")
+            raise ValueError("low rank takes a rank or an energy: give one of them.")
         if rank is not None and not 1 <= rank <= dim:
             raise ValueError(f"rank is 1 to head_dim, {dim}, not {rank}.")
         if energy is not None and not 0 < energy <= 1:
             raise ValueError(f"energy is a share of the squares, above 0, at most 1: not {energy}.")
-        if len(ids) - sink < (rank or 2):
+        if tokens - sink <= (rank or 1):
             raise ValueError(
-                f"{len(ids)} tokens without {sink} sinks do not span rank {rank or 2}; give more text."
+                f"{tokens} tokens without {sink} sinks do not span rank {rank or 1}; give more text."
             )
         found = {}
-        for layer, pair in enumerate(entries(lm, ids, plain=not rotated)):
+        for layer, pair in enumerate(pairs):
             for stream, x in zip(STREAMS, pair, strict=True):
                 if stream in streams:
                     mean, basis, shares = principal(x[:, sink:])
                     r = rank or rank_for(shares, energy or 1.0)
-                    found[layer, stream] = Subspace(basis[..., :r], mean, residual, sink, not rotated)
+                    plain = stream == "keys" and not rotated
+                    found[layer, stream] = Subspace(basis[..., :r], mean, residual, sink, plain)
         return cls(found)
 
     def at(self, layer: int, stream: Stream) -> Codec | None:
