@@ -42,6 +42,7 @@ class Plan:
     small: str
     mha: str  # a model with as many KV heads as query heads
     gqa: str  # and one with fewer
+    windowed: str  # one with sliding windows
     small_points: Points
     mha_points: Points
     steps: int
@@ -53,6 +54,7 @@ class Plan:
     hold_seconds: float  # the prefill may take so long; the rest is then written directly
     growth: tuple[int, int]  # tokens before, tokens appended one by one
     attention_points: tuple[tuple[int, int], ...]  # (slots, batch)
+    window_points: tuple[int, ...]  # tokens
     kernel_points: tuple[tuple[int, int], ...]  # (slots, batch): multiples of a group and of a page
 
 
@@ -64,11 +66,12 @@ def full_plan(quick: bool = False) -> Plan:
     memory = tuple((tokens, batch) for batch in (1, 4, 16) for tokens in (1024, 4096, 16_384))
     plan = Plan(
         device=torch.device("cuda"), dtype=torch.bfloat16, quick=quick,
-        small="smollm2-135m", mha="llama2-7b", gqa="llama3-8b",
+        small="smollm2-135m", mha="llama2-7b", gqa="llama3-8b", windowed="gemma3-270m",
         small_points=small, mha_points=mha, steps=8, rounds=7,
         memory_points=memory, memory_limit=18_000_000_000,
         hold_tokens=100_000, hold_chunk=2048, hold_seconds=60.0, growth=(2048, 512),
         attention_points=((8192, 1), (131_072, 1), (8192, 8)),
+        window_points=(256, 512, 1024, 4096, 16_384, 32_768),
         kernel_points=tuple((n, b) for b in (1, 8) for n in (8192, 32_768, 65_536, 100_000, 131_072)),
     )  # fmt: skip
     if not quick:
@@ -76,7 +79,8 @@ def full_plan(quick: bool = False) -> Plan:
     shorter = {
         "small_points": ((128, 1, most),), "mha_points": ((128, 1, most),), "rounds": 3,
         "memory_points": ((1024, 1), (4096, 1)), "hold_seconds": 5.0, "growth": (512, 64),
-        "attention_points": ((8192, 1),), "kernel_points": ((8192, 1), (65_536, 8)),
+        "attention_points": ((8192, 1),), "window_points": (256, 4096),
+        "kernel_points": ((8192, 1), (65_536, 8)),
     }  # fmt: skip
     return Plan(**{**vars(plan), **shorter})
 
@@ -85,11 +89,12 @@ def tiny_plan() -> Plan:
     """Every part on a CPU in seconds, for the tests: the figures mean nothing."""
     points = ((16, 1, ("naive", "dynamic", "static", "hf-dynamic")), (16, 2, ("dynamic", "static")))
     return Plan(
-        device=torch.device("cpu"), dtype=torch.float32, quick=True, small="tiny", mha="tiny", gqa="tiny",
+        device=torch.device("cpu"), dtype=torch.float32, quick=True,
+        small="tiny", mha="tiny", gqa="tiny", windowed="tiny-gemma3",
         small_points=points, mha_points=points, steps=2, rounds=2,
         memory_points=((32, 1), (64, 2)), memory_limit=100_000_000,
         hold_tokens=96, hold_chunk=32, hold_seconds=20.0, growth=(16, 8), attention_points=((64, 1), (64, 2)),
-        kernel_points=((64, 1), (64, 2)),
+        window_points=(16,), kernel_points=((64, 1), (64, 2)),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kvlab.cache import Cache
-from kvlab.measure import gpu_attention, gpu_kernels, gpu_memory, growth
+from kvlab.measure import gpu_attention, gpu_kernels, gpu_memory, gpu_window, growth
 from kvlab.measure.decode import Point, decode, decode_table, prompt
 from kvlab.measure.gpu import Part, Points, Run
 from kvlab.measure.paths import make_path
@@ -181,6 +181,7 @@ PARTS: dict[str, Part] = {
     "hold-100k": gpu_memory.hold,
     "memory": gpu_memory.memory,
     "growth": growth.growth_part,
+    "window": gpu_window.window,
     "text": text,
     "decode-smollm2": decode_small,
     "profile": profile,
