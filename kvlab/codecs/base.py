@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Stream = Literal["keys", "values"]
 # name -> [batch, kv_heads, blocks, ...]: axis 2 counts blocks of tokens. A part whose blocks differ in length
-# is a `kvlab.stores.ragged.Ragged`, which has that axis, too.
+# is a `kvlab.codecs.ragged.Ragged`, which has that axis, too.
 Packed = dict[str, Any]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kvlab.codecs.base import Codec, Packed
 from kvlab.codecs.packing import pack, unpack
-from kvlab.stores.ragged import Ragged
+from kvlab.codecs.ragged import Ragged
 
 Symbols = np.ndarray  # uint8 [streams, symbols a stream]
 Counts = np.ndarray  # int64 [streams, 2 ** bits]: how often each symbol occurs
