@@ -162,3 +162,32 @@ _coded("rank-32-48-own", "low rank", "the same ranks in bases of the text's own,
        lambda lm: calibration.own_basis(32, 48))  # fmt: skip
 _coded("rank-32-48-int4", "low rank", "the same ranks, coordinates in 4 bits",
        calibration.low_rank_four_bits, 32, 48)  # fmt: skip
+
+
+def _fewer(name: str, about: str, make: Callable[[Decoder, int], Any]) -> None:
+    """An eviction at three budgets, `make(lm, entries)`: a half, a quarter and an eighth of the prompt."""
+
+    def at(share: int) -> Callable[[Decoder, Task], dict[str, Any]]:
+        return lambda lm, task: {"eviction": make(lm, task.prompt // share)}
+
+    for share in (2, 4, 8):
+        if f"{name}-{100 // share}" not in METHODS:
+            method(f"{name}-{100 // share}", "eviction", f"{about}; 1/{share} of the prompt", at(share))
+
+
+# --- fewer entries: who stays. SnapKV and its kin choose once, after the prompt; the others at every step ---
+_fewer("window", "the newest, no sinks", lambda lm, n: kvlab.Window(n))
+_fewer(
+    "streaming", "4 sinks and the newest, positions counted anew", lambda lm, n: kvlab.StreamingLLM(4, n - 4)
+)
+_fewer("h2o", "half the newest, half those with most attention so far", lambda lm, n: kvlab.H2O(n))
+_fewer("tova", "what the last query attends to", lambda lm, n: kvlab.TOVA(n))
+_fewer("snapkv", "what the prompt's last 32 queries attend to", lambda lm, n: kvlab.SnapKV(n))
+_fewer("adakv", "SnapKV, one budget for a layer's heads", lambda lm, n: kvlab.AdaKV(n))
+_fewer("pyramidkv", "SnapKV, less from layer to layer",
+       lambda lm, n: kvlab.PyramidKV(n, lm.config.num_hidden_layers))  # fmt: skip
+_fewer("random", "4 sinks, the newest 32, and others at random", lambda lm, n: kvlab.RandomKeep(n))
+_fewer("merge-lsh", "entries with like hashes merged", lambda lm, n: kvlab.LSHMerge(n))
+_fewer("merge-neighbours", "runs of like neighbours merged", lambda lm, n: kvlab.ConsecutiveMerge(n))
+_fewer("merge-neighbours-uncounted", "the same, without log(count)",
+       lambda lm, n: kvlab.ConsecutiveMerge(n, counted=False))  # fmt: skip
