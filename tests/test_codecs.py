@@ -14,7 +14,8 @@ from torch import Tensor
 
 from kvlab import Cache, Int8
 from kvlab.codecs import Codec
-from kvlab.stores.stream import FixedStream, GrowingStream
+from kvlab.stores.fixed import FixedStream
+from kvlab.stores.stream import GrowingStream
 
 
 def values(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

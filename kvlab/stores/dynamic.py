@@ -97,8 +97,13 @@ class DynamicLayer(Layer):
                 self.keep(rows, view.positions)
             elif eviction.merges:
                 self._merge(eviction, view, step)
-        self.keys.seal()
-        self.values.seal()
+        padded = None if step.in_order or self.ledger is not None else step.ledger
+        self.keys.seal(padded)
+        self.values.seal(padded)
+
+    def commit(self) -> None:
+        self.keys.commit()
+        self.values.commit()
 
     def keep(self, rows: Tensor, positions: Tensor) -> None:
         """Free every slot but `rows [batch, 1 or kv_heads, n]` (FREE: none); `positions` as in the view."""
@@ -152,8 +157,8 @@ class DynamicLayer(Layer):
     def drop_unsettled(self, slots: int, tokens: Tensor) -> None:
         """Forget what a step brought that never came to its end, whether this layer had settled or not."""
         settled = slots if self.ledger is None else self.ledger.shape[2]
-        self.keys.crop(settled)
-        self.values.crop(settled)
+        self.keys.undo(settled)
+        self.values.undo(settled)
         self.crop(slots, tokens)
 
     def reorder(self, rows: Tensor) -> None:

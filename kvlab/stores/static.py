@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kvlab.stores.base import Knobs, Layer, Step, Store, View
+from kvlab.stores.fixed import FixedStream
 from kvlab.stores.index import index_of
-from kvlab.stores.stream import FixedStream, nbytes
+from kvlab.stores.stream import nbytes
 
 if TYPE_CHECKING:
     from kvlab.model.config import Config

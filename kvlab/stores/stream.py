@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kvlab.codecs.base import Codec, Packed
-from kvlab.stores.buffer import Fixed, Growing, gather_slots
+from kvlab.stores.buffer import Growing, gather_slots
 from kvlab.stores.ragged import buffer_for
 
 
@@ -28,6 +28,9 @@ class GrowingStream:
         self.sealed_slots = 0
         self.rest = Growing(growth)
         self.dtype = torch.float32  # of what was appended last
+        # Exact first, sealed and exact rest before the step that is open; None: it has rewritten them.
+        self._before: tuple[int, int, int] | None = None
+        self._moved: Tensor | None = None  # exact rest before it, once it has sealed
 
     @property
     def slots(self) -> int:
@@ -36,6 +39,7 @@ class GrowingStream:
     def append(self, x: Tensor) -> None:
         """Add `x [batch, kv_heads, tokens, head_dim]`; it is exact until `seal`."""
         self.dtype = x.dtype
+        self._before, self._moved = (self.first.used, self.sealed_slots, self.rest.used), None
         self.rest.append(x)
 
     def read(self) -> Tensor:
@@ -71,19 +75,69 @@ class GrowingStream:
             return x, read
         return gather_slots(self.read(), rows), self.nbytes
 
-    def seal(self) -> None:
-        """Encode the oldest exact entries, in whole blocks, down to the codec's residual."""
+    def span(self, start: int, stop: int) -> Tensor:
+        """Entries `start` to `stop - 1`, decoded: of the sealed ones only the blocks that they lie in."""
+        first, last = self.first.used, self.first.used + self.sealed_slots  # where the sealed ones lie
+        parts = [self.first.read()[:, :, start:stop]] if start < first else []
+        if self.codec is not None and max(start, first) < min(stop, last):
+            begin, end, block = max(start, first) - first, min(stop, last) - first, self.codec.block
+            skipped = begin // block
+            blocks = -(-end // block) - skipped
+            packed = {name: part.narrow(2, skipped, blocks) for name, part in self.packed().items()}
+            x = self.codec.decode(packed, self.dtype)
+            parts.append(x[:, :, begin - skipped * block : end - skipped * block])
+        if stop > last:
+            parts.append(self.rest.read()[:, :, max(start - last, 0) : stop - last])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def seal(self, positions: Tensor | None = None) -> None:
+        """Encode the oldest exact entries, in whole blocks, down to the codec's residual.
+
+        positions: `[batch, 1, slots]` of all entries, where some are padding: the first tokens of every row
+        are then kept exact, and with them all that lies before the last of these.
+        """
         if self.codec is None:
             return
-        missing = min(self.codec.sink - self.first.used, self.rest.used)
+        missing = min(self._sinks(positions) - self.first.used, self.rest.used)
         if missing > 0 and not self.sealed_slots:
-            self.first.append(self.rest.read()[:, :, :missing])
-            self.rest.replace(self.rest.read()[:, :, missing:])
+            exact = self._taking()
+            self.first.append(exact[:, :, :missing])
+            self.rest.replace(exact[:, :, missing:])
         due = (self.rest.used - self.codec.residual) // self.codec.block * self.codec.block
         if due > 0:
-            exact = self.rest.read()
-            self._extend(self.codec.encode(exact[:, :, :due].contiguous()), due)
+            packed = self.codec.encode(self.rest.read()[:, :, :due].contiguous())
+            exact = self._taking()
+            self._extend(packed, due)
             self.rest.replace(exact[:, :, due:])
+
+    def _sinks(self, positions: Tensor | None) -> int:
+        """How many slots in front hold the codec's sink tokens."""
+        assert self.codec is not None
+        if positions is None or not self.codec.sink or self.sealed_slots:
+            return self.codec.sink
+        sinks = ((positions >= 0) & (positions < self.codec.sink)).flatten(0, 1).any(dim=0).nonzero()
+        return int(sinks[-1]) + 1 if len(sinks) else 0
+
+    def _taking(self) -> Tensor:
+        """The exact rest, a part of which is about to go; what was in it before the step is remembered."""
+        exact = self.rest.read()
+        if self._before is not None and self._moved is None:
+            self._moved = exact[:, :, : self._before[2]].clone()
+        return exact
+
+    def commit(self) -> None:
+        """The step is done: it will not be undone any more."""
+        self._before = self._moved = None
+
+    def undo(self, slots: int) -> None:
+        """Forget an open step, before which there were `slots` entries, whatever it had sealed by now."""
+        if self._before is None or self._moved is None:
+            return self.crop(slots)
+        first, sealed, _ = self._before
+        self.first.crop(first)
+        self._crop_sealed(sealed)
+        self.rest.replace(self._moved)
+        self._before = self._moved = None
 
     def _extend(self, packed: Packed, slots: int) -> None:
         for name, part in packed.items():
@@ -105,7 +159,7 @@ class GrowingStream:
             self.seal()
             for buffer in self.sealed.values():
                 buffer.replace(gather_slots(buffer.read(), rows))
-            self.sealed_slots = rows.shape[2]
+            self.sealed_slots, self._before = rows.shape[2], None
             return
         self._restart(gather_slots(self.read(), rows))
         self.seal()
@@ -118,10 +172,13 @@ class GrowingStream:
         cut = (slots - self.first.used) % self.codec.block if slots > self.first.used else 0
         exact = self.read()[:, :, max(0, slots - cut) : slots].clone()
         self.first.crop(slots)
-        self.sealed_slots = max(0, slots - cut - self.first.used)
-        for buffer in self.sealed.values():
-            buffer.crop(self.sealed_slots // self.codec.block)
+        self._crop_sealed(max(0, slots - cut - self.first.used))
         self.rest.replace(exact if exact.shape[2] else None)
+
+    def _crop_sealed(self, slots: int) -> None:
+        self.sealed_slots = slots
+        for buffer in self.sealed.values():
+            buffer.crop(slots // self.codec.block)
 
     def rewrite(self, x: Tensor) -> None:
         """Hold the entries `x [batch, kv_heads, slots, head_dim]` instead, sealed anew."""
@@ -131,6 +188,7 @@ class GrowingStream:
     def _restart(self, exact: Tensor) -> None:
         self.first, self.sealed, self.sealed_slots = Growing(self.growth), {}, 0
         self.rest.replace(exact)
+        self._before = self._moved = None
 
     def reorder(self, rows: Tensor) -> None:
         for buffer in self.buffers():
@@ -156,82 +214,6 @@ class GrowingStream:
 
     def tensors(self) -> list[Tensor]:
         return [tensor for buffer in self.buffers() for tensor in buffer.tensors()]
-
-
-class FixedStream:
-    """Entries at fixed slots in preallocated storage; every read covers the whole capacity.
-
-    Takes a codec that works token by token (`block == 1`, no residual, no sink). A chunk is read exactly
-    in the step that brings it, and through the codec ever after.
-    """
-
-    def __init__(self, codec: Codec | None, like: Tensor, capacity: int):
-        self.codec = codec
-        self.dtype = like.dtype
-        parts = {"exact": like} if codec is None else codec.encode(like)
-        self.parts = {name: Fixed(part, capacity) for name, part in parts.items()}
-        self.fresh: tuple[Tensor, Tensor] | None = None
-
-    def append(self, x: Tensor, slots: Tensor) -> None:
-        if self.codec is None:
-            self.parts["exact"].write(x, slots)
-        else:
-            self.fresh = (x, slots)
-
-    def read(self) -> Tensor:
-        if self.codec is None:
-            return self.parts["exact"].read()
-        x = self.codec.decode(self.packed(), self.dtype)
-        return x if self.fresh is None else x.index_copy(2, self.fresh[1], self.fresh[0])
-
-    def packed(self) -> Packed:
-        return {name: part.read() for name, part in self.parts.items()}
-
-    def exact(self) -> Tensor | None:
-        return self.parts["exact"].read() if self.codec is None else None
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, int]:
-        if self.codec is None:
-            x = gather_slots(self.parts["exact"].read(), rows)
-            return x, nbytes([x])
-        packed = {name: gather_slots(part, rows) for name, part in self.packed().items()}
-        x, read = self.codec.decode(packed, self.dtype), nbytes(packed.values())
-        if self.fresh is not None:
-            chunk, slots = self.fresh  # x [batch, heads, n, dim]; is row r the i-th fresh slot?
-            hit = rows.unsqueeze(-1) == slots  # [batch, heads, n, tokens]
-            new = gather_slots(chunk, hit.long().argmax(-1))
-            x, read = torch.where(hit.any(-1, keepdim=True), new, x), read + nbytes([new])
-        return x, read
-
-    def seal(self) -> None:
-        if self.fresh is None:
-            return
-        x, slots = self.fresh
-        for name, part in self.codec.encode(x).items():
-            self.parts[name].write(part, slots)
-        self.fresh = None
-
-    def reorder(self, rows: Tensor) -> None:
-        for part in self.parts.values():
-            part.data.copy_(part.data.index_select(0, rows))
-
-    def fork(self) -> FixedStream:
-        twin = copy.copy(self)
-        twin.parts = {name: copy.copy(part) for name, part in self.parts.items()}
-        for part in twin.parts.values():
-            part.data = part.data.clone()
-        return twin
-
-    @property
-    def nbytes(self) -> int:
-        """What a read reads: the whole capacity, and the chunk that is still exact."""
-        return nbytes(self.tensors()) + (0 if self.fresh is None else nbytes([self.fresh[0]]))
-
-    def slot_bytes(self) -> int:
-        return sum(part.slot_bytes() for part in self.parts.values())
-
-    def tensors(self) -> list[Tensor]:
-        return [part.data for part in self.parts.values()]
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:
