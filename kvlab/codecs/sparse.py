@@ -69,10 +69,8 @@ class Mustafar(Codec):
         return {"value": _halves(x.gather(-1, index), type(self).__name__), "bitmap": pack_bits(mask)}
 
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
-        mask = unpack_bits(packed["bitmap"])
-        rank = mask.cumsum(-1, dtype=torch.int64) - 1  # the number's place among those that stayed
-        found = packed["value"].to(dtype).gather(-1, rank.clamp(min=0))
-        return found.masked_fill(mask == 0, 0)
+        mask, value = unpack_bits(packed["bitmap"]), packed["value"].to(dtype)
+        return torch.zeros_like(mask, dtype=dtype).masked_scatter_(mask.bool(), value)  # in order
 
 
 def largest(x: Tensor, k: int) -> Tensor:
