@@ -175,6 +175,11 @@ def _fewer(name: str, about: str, make: Callable[[Decoder, int], Any]) -> None:
             method(f"{name}-{100 // share}", "eviction", f"{about}; 1/{share} of the prompt", at(share))
 
 
+def _last(budget: int) -> int:
+    """Newest entries that are always kept: 32, or half of a small budget."""
+    return min(32, budget // 2)
+
+
 # --- fewer entries: who stays. SnapKV and its kin choose once, after the prompt; the others at every step ---
 _fewer("window", "the newest, no sinks", lambda lm, n: kvlab.Window(n))
 _fewer(
@@ -182,12 +187,16 @@ _fewer(
 )
 _fewer("h2o", "half the newest, half those with most attention so far", lambda lm, n: kvlab.H2O(n))
 _fewer("tova", "what the last query attends to", lambda lm, n: kvlab.TOVA(n))
-_fewer("snapkv", "what the prompt's last 32 queries attend to", lambda lm, n: kvlab.SnapKV(n))
-_fewer("adakv", "SnapKV, one budget for a layer's heads", lambda lm, n: kvlab.AdaKV(n))
+_fewer("snapkv", "what the prompt's last 32 queries attend to", lambda lm, n: kvlab.SnapKV(n, _last(n)))
+_fewer("adakv", "SnapKV, one budget for a layer's heads", lambda lm, n: kvlab.AdaKV(n, _last(n)))
 _fewer("pyramidkv", "SnapKV, less from layer to layer",
-       lambda lm, n: kvlab.PyramidKV(n, lm.config.num_hidden_layers))  # fmt: skip
-_fewer("random", "4 sinks, the newest 32, and others at random", lambda lm, n: kvlab.RandomKeep(n))
-_fewer("merge-lsh", "entries with like hashes merged", lambda lm, n: kvlab.LSHMerge(n))
-_fewer("merge-neighbours", "runs of like neighbours merged", lambda lm, n: kvlab.ConsecutiveMerge(n))
+       lambda lm, n: kvlab.PyramidKV(n, lm.config.num_hidden_layers, _last(n)))  # fmt: skip
+_fewer(
+    "random", "4 sinks, the newest 32, and others at random", lambda lm, n: kvlab.RandomKeep(n, 4, _last(n))
+)
+_fewer("merge-lsh", "entries with like hashes merged", lambda lm, n: kvlab.LSHMerge(n, 4, _last(n)))
+_fewer(
+    "merge-neighbours", "runs of like neighbours merged", lambda lm, n: kvlab.ConsecutiveMerge(n, 4, _last(n))
+)
 _fewer("merge-neighbours-uncounted", "the same, without log(count)",
-       lambda lm, n: kvlab.ConsecutiveMerge(n, counted=False))  # fmt: skip
+       lambda lm, n: kvlab.ConsecutiveMerge(n, 4, _last(n), counted=False))  # fmt: skip
