@@ -97,3 +97,10 @@ class TranslatorConfig(Config):
     """The shape of an encoder–decoder: a decoder's, and how many layers of the same sizes encode."""
 
     encoder_layers: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.encoder_layers < 1:
+            raise ValueError(f"{self.name}: an encoder needs a layer or more.")
+        if "sliding" in self.layer_types or self.sandwich_norms:
+            raise ValueError(f"{self.name}: a translator has full layers only, and no sandwich norms.")

@@ -53,22 +53,19 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, layer: Layer, frame: CrossFrame) -> Tensor:
         q = self._heads(self.q_proj(x))
-        keys, values = self.entries(layer, frame.source)
+        kept = layer if isinstance(layer, CrossLayer) else None
+        keys, values = kept.source() if kept and kept.has_source else self.entries(frame.source)
         if frame.record is not None:
             frame.record.cross[self.index] = probabilities(q, keys, frame.visible, self.scale)
         out = attend(q, keys, values, frame.visible, self.scale)
+        if kept and not kept.has_source:
+            kept.fill(keys, values)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
-    def entries(self, layer: Layer, source: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Keys and values of the source, each `[batch, kv_heads, source, head_dim]`: kept, or computed."""
-        kept = layer if isinstance(layer, CrossLayer) else None
-        if kept is not None and kept.filled:
-            return kept.source()
+    def entries(self, source: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Keys and values of `source [batch, source, hidden]`, each `[batch, kv_heads, source, head_dim]`."""
         assert source is not None  # `Translator.forward` has seen to it
-        k, v = self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
-        if kept is not None:
-            kept.fill(k, v)
-        return k, v
+        return self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)  # [batch, heads, tokens, head_dim]
@@ -101,7 +98,8 @@ class Translator(Decoder):
 
     def __init__(self, config: TranslatorConfig):
         super().__init__(config)
-        self.encoder = nn.ModuleList(Block(config, i) for i in range(config.encoder_layers))
+        deep = config.replace(num_hidden_layers=config.encoder_layers, layer_types=())
+        self.encoder = nn.ModuleList(Block(deep, i) for i in range(config.encoder_layers))
         self.encoder_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def blocks(self) -> list[Block]:
@@ -158,7 +156,7 @@ class Translator(Decoder):
         held = cache.source
         if source is None:
             layer = cache.layers[0]
-            if held is None or not (isinstance(layer, CrossLayer) and layer.filled):
+            if held is None or not (isinstance(layer, CrossLayer) and layer.has_source):
                 raise CacheError(
                     "this cache holds no keys and values of a source; pass source=lm.encode(…), "
                     'in every step unless the store is "cross".'

@@ -52,14 +52,16 @@ class CrossLayer(DynamicLayer):
         self.source_values = GrowingStream(knobs.value_codec)
 
     @property
-    def filled(self) -> bool:
+    def has_source(self) -> bool:
         return self.source_keys.slots > 0
 
     def fill(self, k: Tensor, v: Tensor) -> None:
-        """Take the keys and values of the whole source, each `[batch, kv_heads, source, head_dim]`."""
-        assert not self.filled, "a source is written once"
-        self.source_keys.append(k)
-        self.source_values.append(v)
+        """Take keys and values of the whole source, each `[batch, kv_heads, source, head_dim]`."""
+        assert not self.has_source, "a source is written once"
+        for stream, x in ((self.source_keys, k), (self.source_values, v)):
+            stream.append(x)
+            stream.seal()
+            stream.commit()
         if self.bytes_read is not None:  # `settle` has counted the self entries
             self.bytes_read += self.source_bytes
 
@@ -71,11 +73,6 @@ class CrossLayer(DynamicLayer):
         super().settle(queries, mass, view, step)
         if self.bytes_read is not None:
             self.bytes_read += self.source_bytes
-
-    def commit(self) -> None:
-        super().commit()
-        self.source_keys.seal()
-        self.source_values.seal()
 
     def reorder(self, rows: Tensor) -> None:
         super().reorder(rows)
