@@ -112,6 +112,7 @@ for _b in (4, 3, 2):
     _codec(f"token-{_b}-symmetric", f"{_b} bits by token, levels around zero",
            _uniform(_b, "token", symmetric=True))  # fmt: skip
     _codec(f"channel-{_b}", f"{_b} bits, keys and values by channel", _uniform(_b, "channel"))
+    _codec(f"channel-{_b}-sink", f"{_b} bits by channel, 4 sinks exact", _uniform(_b, "channel", sink=4))
     _codec(f"kivi-{_b}", f"{_b} bits, keys by channel, values by token", KIVI(_b, 32, residual=32))
     _codec(f"kivi-{_b}-sink", f"{_b} bits, KIVI, 4 sinks exact", KIVI(_b, 32, residual=32, sink=4))
 _codec("kivi-2-residual-0", "2 bits, KIVI, no exact window but the block that fills", KIVI(2, 32, residual=0))
