@@ -7,7 +7,8 @@ from torch import Tensor
 
 from kvlab.codecs import Codec, Packed
 from kvlab.eviction import Columns, Eviction
-from kvlab.selection import Pick, Selection
+from kvlab.selection import ByHead, Pick, Quest, Selection, SimHash, Strided, Window
+from kvlab.selection.quest import bounds
 
 
 class ExactBlocks(Codec):
@@ -70,3 +71,44 @@ class ReadAll(Selection):
     def choose(self, queries: Tensor, view, visible: Tensor, scale: float, step) -> Pick:
         slots, heads = view.positions.shape[-1], view.keys.read().shape[1]
         return Pick(torch.arange(slots).expand(queries.shape[0], heads, slots))
+
+
+class AllPages(Quest):
+    """Picks every page, by its number, after a look at the index: it must be what the keys say now."""
+
+    def __init__(self, page_size: int = 3):
+        super().__init__(page_size, pages=1, first=0)
+
+    def choose(self, queries: Tensor, view, visible: Tensor, scale: float, step) -> Pick:
+        index, keys = view.index, view.keys.read()
+        assert index.slots - index.covered < self.page, "a whole page has no summary"
+        if index.pages:
+            loose = bounds(keys[:, :, : index.covered], view.positions[:, :, : index.covered] >= 0, self.page)
+            low, high = index["bounds"].chunk(2, dim=-1)
+            assert (low <= loose.chunk(2, dim=-1)[0]).all() and (high >= loose.chunk(2, dim=-1)[1]).all()
+        pages = torch.arange(index.pages).expand(*keys.shape[:2], -1)
+        return Pick(index.newest(), pages=pages, page=self.page)
+
+
+class AllCodes(SimHash):
+    """Picks every slot, after a look at the codes: there must be one for each, and it must be the key's."""
+
+    def __init__(self):
+        super().__init__(bits=8, k=1)
+
+    def choose(self, queries: Tensor, view, visible: Tensor, scale: float, step) -> Pick:
+        index, keys = view.index, view.keys.read()
+        assert index.pages == index.slots
+        again = self.summarise(keys[:, :, : index.slots], None, index.constants)["code"]
+        assert torch.equal(again, index["code"])
+        return Pick(torch.arange(index.slots).expand(*keys.shape[:2], -1))
+
+
+class HalfAndHalf(Selection):
+    """A pattern that allows everything for the first KV head, and nothing chosen for the others."""
+
+    def runs(self, kv_heads: int):
+        return ByHead([Strided(1), *[None] * (kv_heads - 2), *[Window(99)] * (kv_heads > 1)]).runs(kv_heads)
+
+    def choose(self, *args):
+        raise AssertionError("the runs choose")

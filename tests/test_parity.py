@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exact_members import DropPadding, ExactBlocks, KeepAll, ReadAll
+from exact_members import AllCodes, AllPages, DropPadding, ExactBlocks, HalfAndHalf, KeepAll, ReadAll
 from hypothesis import HealthCheck, given, settings
 from scenarios import (
     VOCAB,
@@ -28,6 +28,7 @@ from scenarios import (
 
 from kvlab import Cache, CacheError, Dynamic, SinkRecent, Sliding, TopK
 from kvlab.codecs import Codec
+from kvlab.selection import Strided
 from kvlab.stores.sliding import RingLayer
 
 TOLERANCE = 1e-10  # float64 rounding; logits are about 3 in size
@@ -62,6 +63,19 @@ STORES: dict[str, Knobs] = {
     "eviction: padding only": lambda s: {"eviction": DropPadding()},
     "selection: k of fewer": lambda s: {"selection": TopK(1000)},
     "selection: names all, static": lambda s: static(s, selection=ReadAll()),
+    "selection: all pages": lambda s: {"selection": AllPages()},
+    "selection: all pages, static": lambda s: static(s, selection=AllPages(4)),
+    "selection: all pages, eviction of padding": lambda s: {
+        "selection": AllPages(2),
+        "eviction": DropPadding(),
+    },
+    "selection: all pages, blocks, plain keys": lambda s: {
+        "selection": AllPages(),
+        "codec": ExactBlocks(plain_keys=True),
+    },
+    "selection: all by their codes": lambda s: {"selection": AllCodes(), "eviction": DropPadding()},
+    "selection: a pattern that allows all": lambda s: {"selection": Strided(1)},
+    "selection: patterns by head, static": lambda s: static(s, selection=HalfAndHalf()),
     "hybrid": lambda s: {"store": "hybrid"},
     "hybrid, static": lambda s: hybrid(s),
     "hybrid, codec: keys stored plain": lambda s: {"store": "hybrid", "codec": single(plain_keys=True)},

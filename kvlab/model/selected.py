@@ -136,6 +136,9 @@ class OfHeads:
         lying = self.of.exact()
         return None if lying is None else lying[:, self.heads]
 
+    def span(self, start: int, stop: int) -> Tensor:
+        return self.of.span(start, stop)[:, self.heads]
+
     def gather(self, rows: Tensor) -> tuple[Tensor, int]:
         """Through a codec the same rows of all heads are decoded, and counted so."""
         wide = rows[:, :1].expand(-1, self.all_heads, -1).clone()

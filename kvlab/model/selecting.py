@@ -40,7 +40,7 @@ def _update(view: View, layer: Layer, step: Step) -> int:
     index = view.index = layer.index
     if index is None:
         return 0
-    filled = min(view.positions.shape[-1], int(step.slots[-1]) + 1)
+    filled = layer.filled(view, step)
     start, stop = index.covered, filled // index.page * index.page
     keys, positions = view.keys.exact(), view.positions[:, :, start:]
     if keys is not None:
@@ -51,5 +51,5 @@ def _update(view: View, layer: Layer, step: Step) -> int:
     else:
         keys = step.ledger.new_zeros(0, 0, 0, 0)
     index.update(keys, positions, filled)
-    old = max(0, filled - step.tokens - start) if stop > start else 0
+    old = max(0, min(stop, filled - step.tokens) - start)
     return old * keys[:, :, :1].numel() * keys.element_size()

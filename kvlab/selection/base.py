@@ -56,6 +56,10 @@ class Selection(ABC):
         """The fixed pattern that a prompt follows, too; None: a prompt is read in full."""
         return None
 
+    def shapes_prompts(self, kv_heads: int) -> bool:
+        """Whether any head follows a fixed pattern, so that a prompt too is not read in full."""
+        return any(one is not None and one.pattern() is not None for _, one in self.runs(kv_heads))
+
     def refuse(self, knobs: Knobs, kv_heads: int) -> None:
         """Raise ValueError, in one sentence, where it cannot work with the other knobs of a layer."""
         eviction = knobs.eviction

@@ -119,6 +119,10 @@ class Layer(ABC):
     def settle(self, queries: Tensor, mass: Tensor | None, view: View, step: Step) -> None:
         """After attention: let the eviction choose, free what it drops, and encode what is due."""
 
+    def filled(self, view: View, step: Step) -> int:
+        """Slots in use, those of the open step included; what lies behind them is room."""
+        return view.positions.shape[-1]
+
     def commit(self) -> None:  # noqa: B027 (most layers are done when they have settled)
         """All layers have settled: what must not be lost if one of them fails may be overwritten now."""
 

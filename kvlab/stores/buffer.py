@@ -98,7 +98,7 @@ def gather_pages(x: Tensor, pages: Tensor | None, page: int, rows: Tensor) -> Te
     """
     batch, heads, slots, dim = x.shape
     rows = rows.expand(batch, heads, -1)
-    if pages is None:
+    if pages is None or not pages.shape[-1]:
         return gather_slots(x, rows)
     whole = pages.shape[-1] * page
     out = x.new_empty(batch, heads, whole + rows.shape[-1], dim)

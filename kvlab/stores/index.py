@@ -65,7 +65,7 @@ class Index:
     def keep(self, rows: Tensor) -> None:
         """The entries at `rows [batch, kv_heads, n]` stay. Pages are then others: they are made anew."""
         self.slots = rows.shape[2]
-        if self.page > 1 or self.pages < int(rows.max()) + 1:
+        if self.page > 1 or not self.slots or self.pages < int(rows.max()) + 1:
             self.items, self.pages = {}, 0
             return
         for item in self.items.values():
@@ -98,4 +98,3 @@ class Index:
 def index_of(selection: Selection | None) -> Index | None:
     """An empty index, where the selection needs one."""
     return Index(selection) if selection is not None and selection.page else None
-

@@ -74,6 +74,9 @@ class StaticLayer(Layer):
         rope = (step.positions.unsqueeze(1), step.ledger) if self.knobs.plain_keys else None
         return View(self.keys, self.values, step.ledger, rope)
 
+    def filled(self, view: View, step: Step) -> int:
+        return int(step.slots[-1]) + 1
+
     def settle(self, queries: Tensor, mass: Tensor | None, view: View, step: Step) -> None:
         self.keys.seal()
         self.values.seal()
