@@ -208,29 +208,12 @@ def test_a_lossy_cache_loses_something(make: Callable[[], Any]) -> None:
 # --- what the doctor says of them ---
 
 # Plants that the doctor names as one of a class, which it cannot tell apart in these circumstances.
-WHERE = (
-    "positions-restart | offset-by-one | positions-from-stored-length | mixed-rotation | own-entry-left-out"
-)
 CLASSES = {
-    "position-is-the-length-of-the-first-layers-keys": WHERE,
-    "position-is-the-length-of-trimmed-lists": WHERE,
-    "decoded-keys-are-stored-plain": WHERE,
+    "decoded-keys-are-stored-plain": "positions-from-stored-length | mixed-rotation",
     "one-static-cache-for-all-texts": "static-not-reset | another-prompts-cache",
-    "static-cache-of-a-sliding-model-too-small": "capacity-becomes-window | positions-from-stored-length",
 }
-# Where it fails, what it says.
-UNNAMED = {
-    "flag-in-the-constructor-and-the-text-passed-whole": "unknown: its own recomputing raises, "
-    "because sinusoidal positions take no batch of them",
-    "every-later-call-one-position-too-early": "unknown: it has no model to replay, and sees no other trace",
-    "writes-clamped-to-the-last-slot": "unknown: wrong from token 16 on, as where a store is full",
-    "keys-follow-their-rows-and-values-do-not": "unknown: wrong after a reorder, in a way it has no name for",
-    "session-keeps-its-last-cache": "no bug found: the loop returns plain logits, and its cache is not seen",
-}
-BY_LUCK = {"attention-dropout-alone": "layer-dropout, with some seeds"}  # tried over several of them only
-FALSE_ALARMS = {
-    "wrapper_in_float64": "padding-without-mask: with seq_start_pos alone, padded rows are NaN in float64",
-}
+UNNAMED: dict[str, str] = {}  # where it fails, what it says
+FALSE_ALARMS: dict[str, str] = {}
 
 
 def examined(made: Any) -> Report:
@@ -254,9 +237,8 @@ def failing(known: dict[str, str], name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.xfail(strict=True, raises=AssertionError, reason=known[name])]
 
 
-PLANTED = [pytest.param(p, id=p.id, marks=failing(UNNAMED, p.id)) for p in PLANTS if p.id not in BY_LUCK]
-TWICE = [p for p in PLANTS if p.shows == "twice"]
-BY_CHANCE = [pytest.param(p, id=p.id, marks=failing(BY_LUCK, p.id)) for p in TWICE]
+PLANTED = [pytest.param(p, id=p.id, marks=failing(UNNAMED, p.id)) for p in PLANTS]
+BY_CHANCE = [pytest.param(p, id=p.id) for p in PLANTS if p.shows == "twice"]
 RIGHT = [pytest.param(f, id=f.__name__, marks=failing(FALSE_ALARMS, f.__name__)) for f in CORRECT]
 
 

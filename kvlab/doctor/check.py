@@ -62,6 +62,7 @@ def examine(subject: Subject, reference: Reference | None = None) -> Report:
                 report.not_probed[probe.name] = f"the step is not right yet ({report.findings[-1].name})"
             else:
                 _run(probe, patient, report)
+        report.longest = patient.reached
         if report.ok and not patient.loses:
             _rounding(patient, report)
         return report
@@ -96,7 +97,7 @@ def _run(probe: Probe, patient: Patient, report: Report) -> None:
     for finding in findings:
         report.findings.append(Finding(**{**vars(finding), "probe": probe.name}))
     if not findings:
-        report.passed[probe.name] = probe.compares
+        report.passed[probe.name] = probe.compares.format(reached=patient.reached)
 
 
 def _rounding(patient: Patient, report: Report) -> None:

@@ -25,12 +25,14 @@ class Explained:
 
 def misses(patient: Patient, theory: Theory, seen: Seen) -> float | None:
     """Max |Δlogit| between what a theory predicts and what a run gave; None: it cannot be computed."""
-    try:
-        predicted = simulate(patient.truth_from, theory.lay, seen.run.schedule)
-    except Unable:
-        return None
-    gap = gaps(seen.run.logits.to(predicted.dtype), predicted, seen.run.schedule.real)
-    return float(gap.max())
+    schedule, found = seen.run.schedule, []
+    for reference in patient.truth_from.ways():
+        try:
+            predicted = simulate(reference, theory.lay, schedule)
+        except Unable:
+            return None
+        found.append(float(gaps(seen.run.logits.to(predicted.dtype), predicted, schedule.real).max()))
+    return min(found)
 
 
 def fits(patient: Patient, miss: float | None, seen: Seen) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,8 @@ def find_references(thing: Any) -> list[Reference]:
 
 
 def _reachable(thing: Any, depth: int, met: set[int]) -> Iterator[Any]:
+    if hasattr(thing, "__wrapped__") and callable(thing):  # a decorator, as torch.no_grad(), costs no depth
+        thing = inspect.unwrap(thing)
     if id(thing) in met or isinstance(thing, PLAIN):
         return
     met.add(id(thing))

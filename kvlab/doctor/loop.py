@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kvlab.doctor.ears import Heard, listening
 from kvlab.doctor.explain import explain
+from kvlab.doctor.graphs import Watch
 from kvlab.doctor.names import UNCLEARED, fix_of
 from kvlab.doctor.patient import TOLERANCE, DoctorError, Patient, Seen
 from kvlab.doctor.reference import Reference
@@ -34,8 +35,9 @@ class Said:
 
     ids: Tensor
     new: list[int]
-    logits: Tensor
+    logits: Tensor  # detached
     heard: Heard
+    graph: str = ""  # who kept a graph, in words
 
     @property
     def fed(self) -> Tensor:
@@ -67,10 +69,10 @@ def check_loop(program: Program, reference: Reference, name: str) -> Report:
     said: list[Said] = []
     for text in _texts(patient):
         said.append(_call(program, patient, *text))
-        if len(said) == 1 and said[0].logits.requires_grad:
-            report.findings.append(_KEPT)
+        if len(said) == 1 and said[0].graph:
+            report.findings.append(_kept(said[0].graph))
         elif len(said) == 1:
-            report.passed["gradients"] = "logits carry no graph"
+            report.passed["gradients"] = "no graph is left when the loop returns"
         wrong = _examined(patient, said)
         if wrong is not None:
             report.findings.append(wrong)
@@ -89,7 +91,7 @@ def _texts(patient: Patient) -> Iterator[tuple[Tensor, list[int]]]:
 
 
 def _call(program: Program, patient: Patient, ids: Tensor, new: list[int]) -> Said:
-    with listening(patient.reference) as heard:
+    with listening(patient.reference) as heard, Watch() as watch:
         try:
             with torch.enable_grad():  # as in a plain script
                 logits = program(ids, list(new))
@@ -103,22 +105,28 @@ def _call(program: Program, patient: Patient, ids: Tensor, new: list[int]) -> Sa
         raise DoctorError(
             f"a loop(ids, new) must return logits [new, vocab], here [{NEW}, {patient.vocab}], not {what}."
         )
-    return Said(ids, new, logits.cpu(), heard)
+    graph = "the logits carry a graph" if logits.requires_grad else ""
+    logits = logits.detach().cpu()
+    alive = watch.alive()
+    if alive and not graph:
+        graph = f"when the loop has returned, {alive} tensors saved for a backward pass are still held"
+    return Said(ids, new, logits, heard, graph)
 
 
-_KEPT = Finding(
-    "gradients-kept",
-    "the logits carry a graph, so all activations of all steps stay in memory as long as the cache does",
-    fix_of(("gradients-kept",)),
-    probe="gradients",
-)
+def _kept(where: str) -> Finding:
+    return Finding(
+        "gradients-kept",
+        f"{where}, so all activations of all steps stay in memory as long as the cache does",
+        fix_of(("gradients-kept",)),
+        probe="gradients",
+    )
 
 
 def _examined(patient: Patient, said: list[Said]) -> Finding | None:
     """What is wrong with the last call; None: nothing."""
     now = said[-1]
     expected = patient.truth_from.full(now.fed)[0, -NEW:]
-    logits = now.logits.detach()
+    logits = now.logits
     gap = gaps(logits.to(expected.dtype), expected)
     tolerance = TOLERANCE.get(now.logits.dtype, 1e-3) * patient.scale
     worst = float(gap.max())
@@ -141,7 +149,7 @@ def _named(patient: Patient, said: list[Said], tolerance: float) -> tuple[tuple[
     for names, says, past, start in _histories(said):
         fed = torch.cat((past, now.fed[:, start:]), dim=1)
         got = patient.truth_from.full(fed)[0, -NEW:]
-        if float(gaps(now.logits.detach().to(got.dtype), got).max()) < tolerance:
+        if float(gaps(now.logits.to(got.dtype), got).max()) < tolerance:
             if names == UNCLEARED and now.heard.static:
                 names = ("static-not-reset",)
             return names, f"They are those of another text: {says}."
@@ -196,7 +204,7 @@ def _theory(patient: Patient, now: Said) -> tuple[tuple[str, ...], str] | None:
     total = now.fed.shape[1]
     schedule = Schedule(now.fed, singles(PROMPT, total))
     truth = patient.truth_from.full(now.fed)
-    logits = torch.cat((truth[:, : PROMPT - 1], now.logits.detach()[None].to(truth.dtype)), dim=1)
+    logits = torch.cat((truth[:, : PROMPT - 1], now.logits[None].to(truth.dtype)), dim=1)
     seen = Seen(Run(schedule, logits, None), truth, gaps(logits, truth))
     found = explain(patient, [*POSITIONS, *MASKS, *TOKENS], [seen])
     return None if found is None else (found.names, f"{found.says[0].upper()}{found.says[1:]}.")

@@ -43,6 +43,14 @@ WRONG_DISTANCE = (
     "own-entry-left-out",
 )
 
+# The same, where the first single step is right and the second is not, however long the prompt: a key that
+# was stored wrongly is read by later steps only, and a store as large as the prompt counts wrongly from then.
+FROM_THE_SECOND_STEP = ("positions-from-stored-length", "mixed-rotation")
+
+# The same, where a text is right up to some length, whatever the calls.
+OUT_OF_SIGHT = ("capacity-becomes-window", "positions-from-stored-length")
+WHEN_FULL = (*OUT_OF_SIGHT, "static-overflow")
+
 # A state that is never cleared: the new text goes on behind the old, whether its memory was allocated once
 # (and lacks a reset) or grew (and is another prompt's). Only a look at the store can tell.
 UNCLEARED = ("static-not-reset", "another-prompts-cache")
@@ -51,6 +59,9 @@ UNCLEARED = ("static-not-reset", "another-prompts-cache")
 CLASSES = {
     UNCLEARED: "always, where the store cannot be looked at",
     WRONG_DISTANCE: "without a model to recompute with",
+    FROM_THE_SECOND_STEP: "without a model, where the first single step is right",
+    WHEN_FULL: "without a model, where a text is right up to some length",
+    OUT_OF_SIGHT: "without a model, where old tokens go out of sight",
 }
 
 

@@ -17,6 +17,7 @@ from kvlab.doctor.subject import Subject
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.25}
 
 
+SMALL = 4_000_000  # weights of a model that a text of some hundred tokens is cheap for
 SAMPLE = 24  # tokens on which a reference must agree: longer than a small window
 
 
@@ -56,12 +57,19 @@ class Patient:
         own = self._call_full(sample)
         self.reference = self._choose(reference, sample, own)
         logits = own if self.reference is None else self.reference.full(sample)
+        if not bool(logits.isfinite().all()):
+            raise DoctorError(
+                f"the logits of a text of {sample.shape[1]} tokens, passed in one call, are not all numbers "
+                "(NaN or infinity): this is no matter of a cache; look for weights that are not loaded, or "
+                "for a query that its mask lets see nothing."
+            )
         self.scale = float(logits.double().std())
         if not self.scale > 0:
             raise DoctorError(
                 "all logits are the same, so nothing can be told apart; are the weights loaded?"
             )
         self.dtype = logits.dtype
+        self.reached = 0  # tokens of the longest text that was compared
         self.forgets = False  # set once a long text was found wrong
         self.loses = False  # set once a probe has found that it is lossy, as it is meant to be
         self.tolerance = TOLERANCE.get(self.dtype, 1e-3) * self.scale
@@ -71,8 +79,10 @@ class Patient:
         one = text(self.native.vocab_size, 1, seed=7)
         try:
             twin = self.native.to(torch.float64)
-            twin.step(one)
+            finite = bool(twin.step(one)[0].isfinite().all())
         except Exception:  # the native one is examined all the same, and tells its own troubles
+            return self.native, False
+        if not finite:
             return self.native, False
         self.fed.append(one)
         return twin, True
@@ -117,10 +127,25 @@ class Patient:
         twin.loses = self.loses
         return twin
 
+    def in_float32(self) -> Patient | None:
+        """The same subject in float32; None: it cannot be had so."""
+        try:
+            twin = Patient(self.native.to(torch.float32), exact=False)
+        except NotImplementedError:
+            return None
+        twin.loses = self.loses
+        return twin
+
     @property
     def truth_from(self) -> Reference:
         """The model where it was found; else the subject's own full recompute."""
         return self.reference or OnlyFull(self.subject.full, self.vocab)
+
+    @property
+    def cheap(self) -> bool:
+        """Whether long texts cost little: the model is small, or not to be had and so not to be judged."""
+        model = None if self.reference is None else self.reference.model
+        return model is None or sum(p.numel() for p in model.parameters()) <= SMALL
 
     def room(self, length: int) -> int:
         """`length`, or less where a text may not be so long."""
@@ -147,6 +172,7 @@ class Patient:
         return self.compare(self.run(schedule))
 
     def compare(self, done: Run) -> Seen:
+        self.reached = max(self.reached, done.schedule.total)
         expected = self.expect(done.schedule)
         return Seen(done, expected, gaps(done.logits.to(expected.dtype), expected, done.schedule.real))
 
@@ -155,6 +181,8 @@ class Patient:
 
     def size(self, distance: float) -> str:
         """A distance for people: in logits, and beside their spread."""
+        if distance == float("inf"):
+            return "infinity (some are not numbers)"
         return f"{distance:.2g} (the logits' standard deviation is {self.scale:.2g})"
 
 

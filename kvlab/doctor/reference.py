@@ -25,12 +25,26 @@ class Reference:
 
     model: Any
     vocab_size: int
+    windowed = False  # whether some layer has a sliding window
+    by_order = False  # a window counts tokens as they came, whatever position they were given
+
+    def ways(self) -> list[Reference]:
+        """This reference, whose windows go by position; if it has any, also one whose windows go by order."""
+        if not self.windowed:
+            return [self]
+        twin = copy.copy(self)
+        twin.by_order = True
+        return [self, twin]
+
+    def near(self, positions: Tensor, window: int | None) -> Tensor | None:
+        """What is within a window: `[batch, queries, keys]`; None: there is no window."""
+        return within(torch.arange(positions.shape[1])[None] if self.by_order else positions, window)
 
     def at(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
         """Logits `[batch, tokens, vocab]`, each token at its position, seeing what it may.
 
         positions: int64 `[batch, tokens]`; visible: bool `[batch, tokens, tokens]`, row: query, True where
-        it may look. A model's own sliding windows come on top, by position.
+        it may look. A model's own sliding windows come on top, by position or `by_order`.
         """
         raise Unable
 
@@ -62,6 +76,7 @@ class KvlabReference(Reference):
 
     def __init__(self, lm: Decoder):
         self.model, self.vocab_size = lm, lm.config.vocab_size
+        self.windowed = "sliding" in lm.kinds
 
     def layers(self) -> list[nn.Module]:
         return list(self.model.layers)
@@ -75,7 +90,7 @@ class KvlabReference(Reference):
         frame = Frame(step, {}, {}, {})
         for kind, attention in lm.kinds.items():
             frame.rope[kind] = angles(positions[:, None], attention.frequencies, lm.dtype)
-            near = within(positions, attention.window)
+            near = self.near(positions, attention.window)
             frame.masks[kind] = (visible if near is None else visible & near)[:, None]
             frame.causal[kind] = False
         x = lm.embed(tokens)

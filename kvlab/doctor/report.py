@@ -47,6 +47,9 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     passed: dict[str, str] = field(default_factory=dict)  # probe: what was compared
     not_probed: dict[str, str] = field(default_factory=dict)  # probe: why not
+    longest: int | None = (
+        None  # tokens of the longest text that was compared; nothing is known of longer ones
+    )
 
     @property
     def ok(self) -> bool:
@@ -66,6 +69,13 @@ class Report:
         also = [f.name for f in self.findings]
         return f"{self.subject}: no bug found" + (f" ({', '.join(also)})" if also else "")
 
+    def _alike(self) -> dict[str, list[str]]:
+        """What was not probed, by the reason why not."""
+        reasons: dict[str, list[str]] = {}
+        for probe, why in self.not_probed.items():
+            reasons.setdefault(why, []).append(probe)
+        return reasons
+
     def __str__(self) -> str:
         lines = [self.verdict]
         for f in self.findings:
@@ -73,8 +83,10 @@ class Report:
             lines += _wrapped("what", f.evidence) + _wrapped("fix", f.fix)
         if self.passed:
             lines += ["", *_wrapped("passed", ", ".join(self.passed), indent="  ")]
-        for probe, why in self.not_probed.items():
-            lines += _wrapped("not probed", f"{probe}: {why}", indent="  ")
+        for why, probes in self._alike().items():
+            lines += _wrapped("not probed", f"{', '.join(probes)}: {why}", indent="  ")
+        if self.longest:
+            lines += _wrapped("not probed", f"texts of more than {self.longest} tokens", indent="  ")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -84,8 +96,8 @@ class Report:
         ]
         rows += [_row("✓", html.escape(p), html.escape(what), "#1B7F4B") for p, what in self.passed.items()]
         rows += [
-            _row("–", html.escape(p), f"not probed: {html.escape(why)}", "#6B6B6B")
-            for p, why in self.not_probed.items()
+            _row("–", html.escape(", ".join(probes)), f"not probed: {html.escape(why)}", "#6B6B6B")
+            for why, probes in self._alike().items()
         ]
         edge = "#1B7F4B" if self.ok else "#B3261E"
         return (

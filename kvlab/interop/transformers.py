@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvlab.doctor.reference import Reference, in_dtype, within
+from kvlab.doctor.reference import Reference, in_dtype
 from kvlab.doctor.subject import Subject
 
 
@@ -114,7 +114,9 @@ class TransformersReference(Reference):
 
     def __init__(self, model: Any):
         self.model = model
-        self.vocab_size = model.config.get_text_config().vocab_size
+        config = model.config.get_text_config()
+        self.vocab_size = config.vocab_size
+        self.windowed = getattr(config, "sliding_window", None) is not None
 
     @torch.no_grad()
     def at(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
@@ -122,7 +124,7 @@ class TransformersReference(Reference):
         config = model.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         kinds = set(getattr(config, "layer_types", None) or [])
-        near = within(positions, window)
+        near = self.near(positions, window)
         windowed = self._mask(visible if near is None else visible & near)
         if "sliding_attention" in kinds and len(kinds) > 1:
             mask: Any = {"full_attention": self._mask(visible), "sliding_attention": windowed}

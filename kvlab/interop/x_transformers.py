@@ -122,4 +122,5 @@ class XReference(Reference):
     def at(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
         if bool(visible.triu(1).any()):
             raise Unable("the wrapper always masks what comes later")
-        return self.model(tokens, pos=positions, attn_mask=visible[:, None]).cpu()
+        rows = zip(tokens, positions, visible, strict=True)  # sinusoidal positions take one row: pos [tokens]
+        return torch.cat([self.model(t[None], pos=p, attn_mask=see[None, None]).cpu() for t, p, see in rows])

@@ -13,7 +13,9 @@ from kvlab.doctor.report import Finding
 
 @dataclass(frozen=True)
 class Probe:
-    """name: as reported; compares: what passing means; early: run first, and what it finds ends the check."""
+    """name: as reported; compares: what passing means, {reached} being the tokens of the longest text;
+    early: run first, and what it finds ends the check.
+    """
 
     name: str
     compares: str
@@ -26,7 +28,7 @@ PROBES = (
     Probe("gradients", "neither logits nor state carry a graph", gradients.probe),
     Probe("chunks", "prefill, single steps and chunks equal full recompute", base.probe, early=True),
     Probe("new text", "a new text starts from an empty state", texts.fresh, early=True),
-    Probe("long text", "so do many steps, one by one", long.probe),
+    Probe("long text", "so do many steps; tried up to {reached} tokens", long.probe),
     Probe("batch", "each row equals its text alone", rows.probe),
     Probe("padding", "left-padded rows equal their texts alone", padding.probe),
     Probe("fork", "two branches of one prefix go their own ways", forks.probe),

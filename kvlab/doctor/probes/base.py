@@ -11,10 +11,10 @@ from kvlab.doctor.replays import replayed
 from kvlab.doctor.report import Finding
 from kvlab.doctor.schedule import Schedule, singles
 from kvlab.doctor.signature import signature
-from kvlab.doctor.theories import MASKS, POSITIONS, TOKENS, Theory, dropped, evicted, full_at
+from kvlab.doctor.theories import MASKS, POSITIONS, TOKENS, Theory, counted, dropped, evicted, full_at
 from kvlab.doctor.where import first_layer
 
-LENGTH = 11
+LENGTH, MORE = 11, 6
 CUTS = {
     "mixed calls": (4, 1, 3, 1, 2),
     "prefill, then single steps": singles(6, LENGTH),
@@ -37,11 +37,17 @@ def diagnose(patient: Patient, seen: dict[str, Seen], wrong: dict[str, Seen]) ->
     token = first.first_wrong(patient.tolerance)
     distance = f"{name}: logits are up to {patient.size(first.worst)} from full recompute"
     found = explain(patient, [*POSITIONS, *MASKS, *TOKENS], list(seen.values()))
-    found = found or explain(patient, numbered(patient, first), [first, *wrong.values()])
+    found = found or in_numbers(patient, first, list(wrong.values()))
     found = found or replayed(patient, list(seen.values()))
     found = found or foreign(patient, seen, first)
     if found is not None:
         names, says = found.names, found.says + proof(found)
+    elif worst.worst == float("inf"):
+        names, says = (
+            (),
+            "some logits are not numbers (NaN), though full recompute has none: look for a query that its "
+            "mask lets see nothing, and for slots that were read and never written",
+        )
     else:
         chunks_ran = seen["mixed calls"].run.error is None
         names, says = signature(patient, chunks_ran)
@@ -93,13 +99,26 @@ def lost(patient: Patient, seen: Seen, says: str = "") -> Finding:
     )
 
 
+def in_numbers(patient: Patient, first: Seen, runs: list[Seen]) -> Explained | None:
+    """The theories with a capacity; where several fit, a text that goes on behind it decides."""
+    theories = numbered(patient, first)
+    found = explain(patient, theories, [first, *runs])
+    if found is None or len(found.names) == 1:
+        return found
+    total = patient.room(LENGTH + MORE)
+    longer = patient.see(Schedule(patient.text(total, seed=3), singles(first.run.schedule.sizes[0], total)))
+    left = [theory for theory in theories if theory.name in found.names]
+    return explain(patient, left, [first, *runs, longer]) or found
+
+
 def numbered(patient: Patient, seen: Seen) -> list[Theory]:
     """Theories with a capacity, which the first wrong token tells, or the few that it leaves open."""
     token = seen.first_wrong(patient.tolerance)
     if not token:
         return []
-    theories = list(full_at(token))
-    prefill = seen.run.schedule.sizes[0]
+    prefill, *later = seen.run.schedule.sizes
+    one_by_one = token > prefill and set(later) == {1}
+    theories = [*full_at(token), *map(counted, [token - 1] if one_by_one else range(1, token))]
     for held in [token] if token > prefill else range(2, prefill + 1):
         for sinks in range(min(held, 5)):
             theories += evicted(sinks, held)

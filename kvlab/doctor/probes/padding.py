@@ -28,15 +28,18 @@ def probe(patient: Patient) -> list[Finding]:
         raise
     except Exception as error:  # a refusal is an honest answer
         raise Unable(f"it refuses padding: {type(error).__name__}: {error}") from error
-    if not bool(seen.run.logits[real].isfinite().all()) and patient.exact:
-        # Some libraries mask with float64's lowest number and then take softmax in float32.
-        patient = patient.in_own_dtype()
-        seen = patient.see(schedule)
+    if not _finite(seen):
+        patient, seen = _in_numbers(patient, schedule)
     if not patient.wrong(seen):
         return []
     theories = [*PADDED_MASKS, *PADDED_POSITIONS, *POSITIONS, *MASKS]
     found = explain(patient, theories, [seen])
-    names, says = (found.names, found.says) if found else _signature(patient, schedule, seen)
+    if found:
+        names, says = found.names, found.says
+    elif not _finite(seen):
+        names, says = (), "most likely a query there may see nothing at all"
+    else:
+        names, says = _signature(patient, schedule, seen)
     return [
         Finding(
             " | ".join(names) or "unknown",
@@ -47,6 +50,29 @@ def probe(patient: Patient) -> list[Finding]:
             distance=seen.worst,
         )
     ]
+
+
+def _finite(seen: Seen) -> bool:
+    return bool(seen.run.logits[seen.run.schedule.real].isfinite().all())
+
+
+def _in_numbers(patient: Patient, schedule: Schedule) -> tuple[Patient, Seen]:
+    """The same in a precision where the logits of real tokens are numbers; as it was where there is none.
+
+    Some libraries mask with float64's lowest number and then take softmax in float32: NaN, which says
+    nothing of a misuse.
+
+    Raises:
+        Unable: in its own precision the subject gives none; in float32 it gives the right ones.
+    """
+    for twin in filter(None, (patient.in_own_dtype(), patient.in_float32())):
+        seen = twin.see(schedule)
+        if not _finite(seen):
+            continue
+        if twin.native is not patient.native and not twin.wrong(seen):
+            raise Unable("padded rows are not numbers in this precision, and right in float32")
+        return twin, seen
+    return patient, patient.see(schedule)
 
 
 def _signature(patient: Patient, schedule: Schedule, seen: Seen) -> tuple[tuple[str, ...], str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from kvlab.doctor.names import fix_of
 from kvlab.doctor.patient import Patient
-from kvlab.doctor.probes.rows import mixture
+from kvlab.doctor.probes.rows import intruders, mixture
 from kvlab.doctor.report import Finding
 from kvlab.doctor.schedule import Schedule, gaps
 from kvlab.doctor.subject import Unable
@@ -19,14 +20,18 @@ def probe(patient: Patient) -> list[Finding]:
         raise Unable("it takes one row")
     prefix = patient.text(PREFIX, seed=35, batch=3)
     new = patient.text(1, seed=36, batch=3)
-    state = patient.run(Schedule(prefix, (PREFIX,))).state
-    state = patient.subject.reorder(state, ORDER)
-    logits = patient.run(Schedule(new, (1,)), state).logits
+
+    def last(past: Tensor) -> Tensor:
+        state = patient.run(Schedule(past, (PREFIX,))).state
+        return patient.run(Schedule(new, (1,)), patient.subject.reorder(state, ORDER)).logits[:, -1]
+
+    logits = last(prefix)
     texts = torch.cat((prefix[ORDER], new), dim=1)
-    worst = float(gaps(logits, patient.expect(Schedule(texts, (PREFIX, 1)))[:, -1:]).max())
+    expected = patient.expect(Schedule(texts, (PREFIX, 1)))[:, -1:]
+    worst = float(gaps(logits[:, None], expected).max())
     if worst <= patient.tolerance:
         return []
-    swapped = mixture(patient, logits[:, -1], texts, PREFIX)
+    swapped = mixture(patient, logits, texts, PREFIX) or intruders(patient, last, prefix, ORDER)
     return [
         Finding(
             "rows-permuted" if swapped else "unknown",

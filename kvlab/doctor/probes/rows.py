@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from kvlab.doctor.names import fix_of
 from kvlab.doctor.patient import Patient
 from kvlab.doctor.report import Finding
-from kvlab.doctor.schedule import Schedule, singles
+from kvlab.doctor.schedule import Schedule, gaps, singles
 from kvlab.doctor.subject import Unable
 
 ROWS, PREFILL, TOTAL = 3, 5, 8
@@ -22,6 +25,7 @@ def probe(patient: Patient) -> list[Finding]:
         return []
     token = seen.first_wrong(patient.tolerance)
     swapped = mixture(patient, seen.run.logits[:, token], tokens[:, : (token or 0) + 1], PREFILL)
+    swapped = swapped or _intruders(patient, tokens)
     names = ("rows-permuted",) if swapped else ()
     return [
         Finding(
@@ -34,6 +38,17 @@ def probe(patient: Patient) -> list[Finding]:
             distance=seen.worst,
         )
     ]
+
+
+def _intruders(patient: Patient, tokens: Tensor) -> str:
+    """The same, by changing one row's past at a time."""
+    prefix, new = tokens[:, :PREFILL], tokens[:, PREFILL : PREFILL + 1]
+
+    def last(past: Tensor) -> Tensor:
+        text = torch.cat((past, new), dim=1)
+        return patient.run(Schedule(text, (PREFILL, 1))).logits[:, -1]
+
+    return intruders(patient, last, prefix, list(range(ROWS)))
 
 
 def mixture(patient: Patient, logits: Tensor, tokens: Tensor, prefix: int) -> str:
@@ -59,6 +74,27 @@ def mixture(patient: Patient, logits: Tensor, tokens: Tensor, prefix: int) -> st
     if read == list(range(rows)):
         return ""
     return ", ".join(f"row {i} read the past of row {j}" for i, j in enumerate(read) if i != j)
+
+
+def intruders(patient: Patient, last: Callable[[Tensor], Tensor], prefix: Tensor, sources: list[int]) -> str:
+    """Which other rows' pasts each row reads, in words; "" where each reads its own only.
+
+    `last(prefix [rows, tokens]) -> logits [rows, vocab]` runs the batch; row i should go on with the past of
+    row `sources[i]`. Change one row's past at a time: only the row that continues it may move. What moves
+    others need not be whole entries: keys that followed and values that did not, or a layer left out.
+    """
+    before = last(prefix)
+    read: dict[int, list[int]] = {}
+    for j in range(len(prefix)):
+        changed = prefix.clone()
+        changed[j] = patient.text(prefix.shape[1], seed=37)
+        moved = gaps(last(changed)[None], before[None])[0] > patient.tolerance  # [rows]
+        for i in moved.nonzero().flatten().tolist():
+            if sources[i] != j:
+                read.setdefault(i, []).append(j)
+    told = [f"row {i} reads row {' and '.join(map(str, js))}" for i, js in sorted(read.items())]
+    goes_on = ", ".join(f"row {i} with row {j}'s" for i, j in enumerate(sources))
+    return f"{', '.join(told)}; pasts were to be continued: {goes_on}" if told else ""
 
 
 def _last(patient: Patient, tokens: Tensor, prefix: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from kvlab.doctor.theories.base import Theory
 from kvlab.doctor.theories.masks import MASKS, PADDED_MASKS
-from kvlab.doctor.theories.numbered import dropped, evicted, full_at
+from kvlab.doctor.theories.numbered import counted, dropped, evicted, full_at
 from kvlab.doctor.theories.positions import PADDED_POSITIONS, POSITIONS
 from kvlab.doctor.theories.tokens import TOKENS, after, instead, stale, uncleared
 
@@ -14,6 +14,7 @@ __all__ = [
     "TOKENS",
     "Theory",
     "after",
+    "counted",
     "dropped",
     "evicted",
     "full_at",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kvlab.doctor.sheet import Lines, Sheet, causal, count
-from kvlab.doctor.theories.base import At, See, Theory, masked
+from kvlab.doctor.theories.base import At, See, Theory, masked, placed
 
 OVERFLOW, STORED = "static-overflow", "positions-from-stored-length"
 
@@ -96,6 +96,16 @@ def evicted(sinks: int, seen: int) -> Iterator[Theory]:
     for held in (seen - 1, seen):
         says = f"{kept}, and positions are the number of stored entries"
         yield Theory(STORED, says, partial(_lay_at, see, _at_most(held, later=True)))
+
+
+def counted(held: int) -> Theory:
+    """All is seen that a query may see, and positions go on from the number stored, at most `held`."""
+
+    def at(s: Sheet, t: Tensor, r: Tensor) -> Tensor:
+        return count(s, r) - (s.seen - held).clamp(min=0) if s.calls else count(s, r)
+
+    says = f"positions go on from the number of stored entries, which is never more than {held}"
+    return placed(STORED, says, at)
 
 
 def dropped(start: int, stop: int) -> Iterator[Theory]:
