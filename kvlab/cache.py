@@ -38,6 +38,8 @@ class Cache:
         eviction: which entries stay. None: all.
         selection: which entries a query reads. None: all.
         batch: sequences of a static store; a dynamic one takes the batch that comes first.
+        blockwise: how many entries of a layer a single token decodes at a time; the rest stays packed, so
+            that a step needs memory for one block instead of a layer. None: the whole layer at once.
 
     Raises:
         CacheError: unknown store, missing or needless capacity, or knobs that cannot work together.
@@ -52,13 +54,16 @@ class Cache:
         eviction: Eviction | None = None,
         selection: Selection | None = None,
         batch: int = 1,
+        blockwise: int | None = None,
     ):
+        if blockwise is not None and blockwise < 1:
+            raise CacheError(f"blockwise is the entries decoded at a time, at least 1, not {blockwise}.")
         if isinstance(store, Store) and capacity is not None:
             raise CacheError(f"leave capacity out: {type(store).__name__}(…) brings its own, or has none.")
         self.config = lm.config
         self.device, self.dtype = lm.device, lm.dtype
         self.kind = store if isinstance(store, Store) else _checked(named_store, store, capacity, batch)
-        self.codec, self.eviction, self.selection = codec, eviction, selection
+        self.codec, self.eviction, self.selection, self.blockwise = codec, eviction, selection, blockwise
         for one in codec if isinstance(codec, tuple) else (codec,):
             if one is not None:
                 _checked(one.refuse, self.config)
@@ -82,6 +87,7 @@ class Cache:
             value_codec=values,
             eviction=self.eviction and self.eviction.at(layer),
             selection=self.selection and self.selection.at(layer),
+            blockwise=self.blockwise,
         )
 
     def _clear(self) -> None:

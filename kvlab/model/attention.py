@@ -128,6 +128,9 @@ class Rotated:
         x, read = self.plain.gather(rows)
         return rotate(x, gather_slots(self.cos, rows), gather_slots(self.sin, rows)), read
 
+    def span(self, start: int, stop: int) -> Tensor:
+        return rotate(self.plain.span(start, stop), self.cos[:, :, start:stop], self.sin[:, :, start:stop])
+
     @property
     def nbytes(self) -> int:
         return self.plain.nbytes

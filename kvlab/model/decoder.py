@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kvlab.cache import Cache, CacheError
 from kvlab.model.attention import Rotated, attend, implied, may_see, received
+from kvlab.model.blockwise import attend_blocks
 from kvlab.model.config import Config
 from kvlab.model.linear import Linear, fuse, project
 from kvlab.model.rotary import angles, inverse_frequencies, rotate
@@ -116,6 +117,8 @@ class Attention(nn.Module):
             mask, causal = frame.masks[self.kind], frame.causal[self.kind]
         else:  # an eviction has given this layer a ledger of its own
             mask, causal = may_see(step.positions, view.positions, self.window), False
+        if layer.knobs.blockwise is not None and step.tokens == 1:
+            return attend_blocks(q, view, mask, self.scale, layer.knobs.blockwise)
         keys, values = view.read()  # [batch, kv_heads, slots, head_dim]
         return attend(q, keys, values, mask, self.scale, causal, view.bias)
 

@@ -56,6 +56,8 @@ class Reader(Protocol):
 
     def gather(self, rows: Tensor) -> tuple[Tensor, int]: ...
 
+    def span(self, start: int, stop: int) -> Tensor: ...
+
     @property
     def nbytes(self) -> int: ...
 
@@ -80,6 +82,10 @@ class View:
         """All keys and values, decoded, each `[batch, kv_heads, slots, head_dim]`."""
         return self.keys.read(), self.values.read()
 
+    def span(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the slots `start` to `stop - 1`, decoded; no others are."""
+        return self.keys.span(start, stop), self.values.span(start, stop)
+
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values at `rows [batch, kv_heads, n]`, decoded; nothing else is read."""
         keys, read_keys = self.keys.gather(rows)
@@ -96,6 +102,7 @@ class Knobs:
     value_codec: Codec | None = None
     eviction: Eviction | None = None
     selection: Selection | None = None
+    blockwise: int | None = None  # slots that a single token decodes at a time; None: all at once
 
     @property
     def plain_keys(self) -> bool:

@@ -57,6 +57,17 @@ class FixedStream:
             x, read = torch.where(hit.any(-1, keepdim=True), new, x), read + nbytes([new])
         return x, read
 
+    def span(self, start: int, stop: int) -> Tensor:
+        """The slots `start` to `stop - 1` in a step of one token, decoded; no others are."""
+        packed = {name: part.read()[:, :, start:stop] for name, part in self.parts.items()}
+        if self.codec is None:
+            return packed["exact"]
+        x = self.codec.decode(packed, self.dtype)
+        if self.fresh is None:
+            return x
+        hit = torch.arange(start, stop, device=x.device) == self.fresh[1]  # [n]
+        return torch.where(hit[:, None], self.fresh[0], x)
+
     def seal(self) -> None:
         if self.fresh is None:
             return

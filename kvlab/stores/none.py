@@ -43,6 +43,9 @@ class Passing:
     def exact(self) -> Tensor:
         return self.x
 
+    def span(self, start: int, stop: int) -> Tensor:
+        return self.x[:, :, start:stop]
+
     def gather(self, rows: Tensor) -> tuple[Tensor, int]:
         x = gather_slots(self.x, rows)
         return x, x.numel() * x.element_size()

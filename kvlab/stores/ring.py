@@ -115,6 +115,14 @@ class RingStream:
             x, read = torch.where(hit.unsqueeze(-1), self.fresh, x), read + nbytes([self.fresh])
         return x, read
 
+    def span(self, start: int, stop: int) -> Tensor:
+        """The slots `start` to `stop - 1` in a step of one token, decoded; no others are."""
+        x = self._decode({name: part[:, :, start:stop] for name, part in self.packed().items()})
+        if self.fresh is None or self.turn is None or self.turn.slot is None:
+            return x
+        hit = torch.arange(start, stop, device=x.device) == self.turn.slot  # [batch, n]
+        return torch.where(hit[:, None, :, None], self.fresh, x)
+
     def settle(self) -> None:
         """Set aside what stays of a chunk, as the codec writes it, and let the chunk go."""
         turn, chunk = self.turn, self.fresh
