@@ -69,8 +69,9 @@ class Mustafar(Codec):
         return {"value": _halves(x.gather(-1, index), type(self).__name__), "bitmap": pack_bits(mask)}
 
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
-        mask, value = unpack_bits(packed["bitmap"]), packed["value"].to(dtype)
-        return torch.zeros_like(mask, dtype=dtype).masked_scatter_(mask.bool(), value)  # in order
+        mask = unpack_bits(packed["bitmap"])
+        rank = mask.cumsum(-1, dtype=torch.int64) - 1  # place among the numbers that stayed
+        return packed["value"].to(dtype).gather(-1, rank.clamp_(min=0)).mul_(mask)
 
 
 def largest(x: Tensor, k: int) -> Tensor:
