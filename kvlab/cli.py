@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("kvlab.doctor.cli:main", "check a model, or your own decoding step, for misuse of its cache"),
     "bench": ("kvlab.measure.bench:main", "measure decoding, prefill or loading, and record it"),
     "train-translation": ("kvlab.translation.cli:main", "train the translator of lesson 11, in minutes"),
+    "train-indexer": ("kvlab.learned.cli:main", "train the small scorers of lesson 19 on a model's attention"),
 }
 
 EXAMPLES = """\

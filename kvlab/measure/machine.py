@@ -123,6 +123,18 @@ def commit() -> str:
     return f"{name or 'unknown'}{'+dirty' if changes else ''}"
 
 
+def provenance() -> dict[str, Any]:
+    """Where a record of a training comes from. With more load than threads, its seconds say less."""
+    load = [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
+    return {
+        "date": now(),
+        "machine": describe(),
+        "load_average": load,  # runnable processes over the last 1, 5 and 15 minutes
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
 def now() -> str:
     """Date and time, UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

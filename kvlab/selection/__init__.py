@@ -2,6 +2,8 @@
 
 from kvlab.selection.base import Pick, Selection
 from kvlab.selection.duo import ByHead, Duo, copy_scores, retrieval_heads
+from kvlab.selection.gate import Gate
+from kvlab.selection.indexer import Indexer
 from kvlab.selection.lsh import Buckets, LSHSampling
 from kvlab.selection.pattern import Pattern
 from kvlab.selection.patterns import AShape, BigBird, Dilated, FixedColumns, Longformer, Strided, Window
@@ -18,6 +20,8 @@ __all__ = [
     "Dilated",
     "Duo",
     "FixedColumns",
+    "Gate",
+    "Indexer",
     "LSHSampling",
     "Longformer",
     "Pattern",

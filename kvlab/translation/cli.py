@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import shlex
 import time
 from pathlib import Path
-from typing import Any
 
-from kvlab.measure.machine import commit, describe, now, versions
+from kvlab.measure.machine import provenance
 from kvlab.model.translator import Translator
 from kvlab.translation.checkpoint import save
 from kvlab.translation.languages import LANGUAGES
@@ -46,7 +44,7 @@ def main(argv: list[str]) -> int:
         "held_out_numbers": len(numbers),
         "held_out_exact_match": scores,
         "loss": curve,
-        **_where(),
+        **provenance(),
     }
     save(lm, args.out, record)
     for direction, score in scores.items():
@@ -67,18 +65,6 @@ def _train(lm: Translator, recipe: Recipe) -> list[tuple[int, float]]:
             bar.set_postfix(loss=f"{sums / count:.4f}")
             sums = 0.0
     return curve
-
-
-def _where() -> dict[str, Any]:
-    """Where the record comes from. With more load than threads, `seconds` say less about this machine."""
-    load = [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
-    return {
-        "date": now(),
-        "machine": describe(),
-        "load_average": load,  # runnable processes over the last 1, 5 and 15 minutes
-        "versions": versions(),
-        "commit": commit(),
-    }
 
 
 def _parser() -> argparse.ArgumentParser:
