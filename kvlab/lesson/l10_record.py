@@ -1,0 +1,85 @@
+"""Record what passes Gemma 3's windows: `python -m kvlab.lesson.l10_record` (20 minutes).
+
+Writes results/hybrid-reach.json and results/hybrid-quality.json. Lesson 10 draws them, and measures a
+point of each again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+import kvlab
+from kvlab.measure.machine import device_name
+from kvlab.measure.report import Report
+
+from .l10 import NAME, prose
+from .l10_reach import change, compare, frontier, full_layers, needle, right
+
+TOKENS, BLOCK = 4096, 64
+CHAPTERS = ("typesseq", "specialnames", "debugger")
+EDGES = (1, 128, 256, 384, 512, 640, 768, 1024, 1280, 1536)  # stretches of positions
+KEYS = (71432, 90817, 35526, 48263)
+DISTANCES = (300, 600, 1000, 2000)
+COMMAND = "python -m kvlab.lesson.l10_record"
+
+
+@torch.no_grad()
+def reach() -> Report:
+    """One digit of a key is changed; a question about it ends the text."""
+    lm = kvlab.load(NAME)
+    asked = needle(lm, KEYS[0], TOKENS - 6)
+    ids = asked.ids[:TOKENS]
+    other = list(ids)
+    other[asked.digit] = lm.tokenizer.encode("8", bos=False)[0]
+    parameters = {"tokens": len(ids), "changed": asked.digit, "block": BLOCK, "last_ids": ids[-16:]}
+    report = Report("hybrid-reach", device_name(lm.device), parameters, f"{COMMAND} reach")
+    report.notes.append("change: relative change of a hidden state, mean over blocks of positions")
+    for windowed in ((), full_layers(lm)):
+        moved = change(lm, ids, other, windowed)
+        for layer, (row, end) in enumerate(zip(moved, frontier(moved), strict=True)):
+            blocks = [float(part.mean()) for part in row.split(BLOCK)]
+            report.add(windowed=windowed, layer=layer, frontier=end, change=blocks, at_last=float(row[-1]))
+    return report
+
+
+@torch.no_grad()
+def quality() -> Report:
+    """Loss and divergence along three texts, and needles, with all full layers or one of them windowed."""
+    lm = kvlab.load(NAME)
+    every = full_layers(lm)
+    cases = [every, *[(layer,) for layer in every]]
+    parameters = {"chapters": CHAPTERS, "edges": EDGES, "keys": KEYS, "distances": DISTANCES}
+    report = Report("hybrid-quality", device_name(lm.device), parameters, f"{COMMAND} quality")
+    report.notes.append("loss and KL in nats a token, mean over the texts and from one edge to the next")
+    found = [compare(lm, prose(lm, EDGES[-1], name), cases) for name in tqdm(CHAPTERS, desc="texts")]
+    loss = torch.stack([one[0] for one in found]).mean(0)
+    kl = torch.stack([one[1] for one in found]).mean(0)
+    for i, windowed in enumerate([(), *cases]):
+        mean = [[float(x[i, a - 1 : b - 1].mean()) for a, b in itertools.pairwise(EDGES)] for x in (loss, kl)]
+        report.add(what="text", windowed=windowed, loss=mean[0], kl=mean[1])
+    for far in tqdm(DISTANCES, desc="needles"):
+        asked = [needle(lm, key, far, CHAPTERS[i % 3]) for i, key in enumerate(KEYS)]
+        for windowed in [(), *cases]:
+            hits = sum(right(lm, one, windowed) for one in asked)
+            report.add(what="needle", windowed=windowed, far=far, right=hits, of=len(asked))
+    return report
+
+
+def main() -> None:
+    """Run one of the two, or both."""
+    parser = argparse.ArgumentParser(description="Record the runs of lesson 10.")
+    parser.add_argument("which", nargs="?", choices=["reach", "quality"])
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[2] / "results")
+    asked = parser.parse_args()
+    for name, run in (("reach", reach), ("quality", quality)):
+        if asked.which in (None, name):
+            run().save(asked.out / f"hybrid-{name}.json")
+
+
+if __name__ == "__main__":
+    main()
