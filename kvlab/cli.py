@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("kvlab.doctor.cli:main", "check a model, or your own decoding step, for misuse of its cache"),
     "bench": ("kvlab.measure.bench:main", "measure decoding, prefill or loading, and record it"),
     "train-translation": ("kvlab.translation.cli:main", "train the translator of lesson 11, in minutes"),
-    "train-indexer": ("kvlab.learned.cli:main", "train the small scorers of lesson 19 on a model's attention"),
+    "train-indexer": ("kvlab.learned.cli:main", "train the small scorers of lesson 19, in minutes"),
 }
 
 EXAMPLES = """\
@@ -46,6 +46,7 @@ EXPECTED = (ModelError, ValueError, OSError)
 
 def usage() -> str:
     """What `kvlab --help` prints."""
+    width = max(map(len, COMMANDS))
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}} {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(["usage: kvlab COMMAND [options]", "", "commands:", *lines, "", EXAMPLES])
