@@ -113,5 +113,5 @@ def session_keeps_its_last_cache() -> Callable:
     def loop(ids: Tensor, new: list[int]) -> Tensor:
         return forced(step, ids, None, new)
 
-    loop.session = session
+    loop.held = lambda ids: session["cache"]
     return loop

@@ -19,7 +19,8 @@ def probe(patient: Patient) -> list[Finding]:
     tokens = patient.text(6, seed=5)
     schedule = Schedule(tokens, singles(4, 6))
     runs = [patient.run(schedule) for _ in range(3)]
-    distance = max(float(gaps(runs[0].logits, one.logits).max()) for one in runs[1:])
+    first, *others = (one.logits.nan_to_num() for one in runs)  # what is no number twice is the same twice
+    distance = max(float(gaps(first, one).max()) for one in others)
     if distance <= 1e-2 * patient.tolerance:
         return []
     if _same(patient, *(patient.expect(schedule) for _ in range(2))):  # else chance explains anything
@@ -73,4 +74,4 @@ def _logits(patient: Patient, tokens: Tensor) -> Tensor:
 
 
 def _same(patient: Patient, a: Tensor, b: Tensor) -> bool:
-    return float((a - b).abs().max()) <= 1e-2 * patient.tolerance
+    return float((a.nan_to_num() - b.nan_to_num()).abs().max()) <= 1e-2 * patient.tolerance
