@@ -41,23 +41,44 @@ from kvlab.generate import Generation, generate, stream
 from kvlab.measure.plan import plan
 from kvlab.record import record
 from kvlab.sampling import Sampling
-from kvlab.selection import TopK
+from kvlab.selection import (
+    AShape,
+    BigBird,
+    Buckets,
+    Dilated,
+    Duo,
+    FixedColumns,
+    LocalWindow,
+    Longformer,
+    LSHSampling,
+    Quest,
+    SimHash,
+    SparQ,
+    Strided,
+    TopK,
+)
 from kvlab.stores import Dynamic, Hybrid, NoStore, Sliding, Static
 from kvlab.zoo import ModelError, load, random
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AShape",
     "AdaKV",
     "BFloat16",
+    "BigBird",
+    "Buckets",
     "BytePlanes",
     "CSR",
     "Cache",
     "CacheError",
     "Chain",
     "ConsecutiveMerge",
+    "Dilated",
+    "Duo",
     "Dynamic",
     "ErrorBounded",
+    "FixedColumns",
     "Float16",
     "Fp8",
     "Generation",
@@ -68,7 +89,10 @@ __all__ = [
     "Int8",
     "KIVI",
     "LSHMerge",
+    "LSHSampling",
     "Lexico",
+    "LocalWindow",
+    "Longformer",
     "LowRank",
     "ModelError",
     "Mustafar",
@@ -78,14 +102,18 @@ __all__ = [
     "PerLayer",
     "PyramidKV",
     "Quantize",
+    "Quest",
     "RandomKeep",
     "Rans",
     "Sampling",
+    "SimHash",
     "SinkRecent",
     "Sliding",
     "SnapKV",
+    "SparQ",
     "Static",
     "StreamingLLM",
+    "Strided",
     "TOVA",
     "TopK",
     "TurboQuant",

@@ -15,10 +15,10 @@ from kvlab.selection import (
     BigBird,
     Dilated,
     FixedColumns,
+    LocalWindow,
     Longformer,
     Pattern,
     Strided,
-    Window,
 )
 
 ALL_FULL = CONFIG.replace(name="all full", layer_types=("full",) * 3)
@@ -44,8 +44,8 @@ RANDOM = {
 
 # Each pattern beside what its paper says, written for one query i and one key j <= i.
 CASES: dict[str, tuple[Pattern, Callable[[int, int], bool]]] = {
-    "window": (Window(5), lambda i, j: i - j <= 4),
-    "window of one": (Window(1), lambda i, j: i == j),
+    "window": (LocalWindow(5), lambda i, j: i - j <= 4),
+    "window of one": (LocalWindow(1), lambda i, j: i == j),
     "sinks": (AShape(2, 3), lambda i, j: j in (0, 1) or j in (i, i - 1, i - 2)),
     "dilated": (Dilated(3, 4), lambda i, j: j in (i, i - 4, i - 8)),
     "strided": (Strided(5), lambda i, j: j in range(i - 4, i + 1) or j in range(i, -1, -5)),
@@ -125,8 +125,8 @@ def test_on_a_layer_with_a_window_both_hold(lm) -> None:
     gemma, text = model(), ids(1, 20)
     plain, wide, in_ring = (
         Cache(gemma),
-        Cache(gemma, selection=Window(99)),
-        Cache(gemma, "hybrid", selection=Window(99)),
+        Cache(gemma, selection=LocalWindow(99)),
+        Cache(gemma, "hybrid", selection=LocalWindow(99)),
     )
     truth = gemma(text[:, :19], plain)
     for cache in (wide, in_ring):
@@ -156,13 +156,13 @@ def test_one_token_reads_no_more_than_the_pattern(lm) -> None:
 
 
 WRONG = {
-    "Window": (lambda: Window(0), "width >= 1"),
+    "LocalWindow": (lambda: LocalWindow(0), "width >= 1"),
     "AShape sinks": (lambda: AShape(0, 4), "sinks >= 1"),
     "AShape recent": (lambda: AShape(4, 0), "recent >= 1"),
     "Dilated": (lambda: Dilated(4, 0), "dilation >= 1"),
     "Strided": (lambda: Strided(0), "stride >= 1"),
     "FixedColumns": (lambda: FixedColumns(4, 5), "no 5"),
-    "Longformer": (lambda: Longformer(4, ()), "is Window"),
+    "Longformer": (lambda: Longformer(4, ()), "is LocalWindow"),
     "Longformer, negative": (lambda: Longformer(4, (-1,)), "from 0 on"),
     "BigBird": (lambda: BigBird(size=0), "size >= 1"),
     "BigBird, random": (lambda: BigBird(random=-1), "random >= 0"),

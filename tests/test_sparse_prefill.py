@@ -11,10 +11,10 @@ from small import CONFIG, ids, model
 
 from kvlab import Cache
 from kvlab.model.sparse_prefill import tiles
-from kvlab.selection import AShape, BigBird, Dilated, FixedColumns, Longformer, Pattern, Strided, Window
+from kvlab.selection import AShape, BigBird, Dilated, FixedColumns, LocalWindow, Longformer, Pattern, Strided
 
 patterns = st.one_of(
-    st.builds(Window, st.integers(1, 40)),
+    st.builds(LocalWindow, st.integers(1, 40)),
     st.builds(AShape, st.integers(1, 9), st.integers(1, 30)),
     st.builds(Dilated, st.integers(1, 9), st.integers(1, 7)),
     st.builds(Strided, st.integers(1, 20)),
@@ -65,7 +65,7 @@ def test_what_no_query_reads_is_never_touched() -> None:
 @pytest.mark.parametrize(
     ("pattern", "most"),
     [
-        (Window(64), 2 * 64),
+        (LocalWindow(64), 2 * 64),
         (AShape(4, 60), 2 * 64 + 4),
         (Strided(32), 16 * 32 + 32),
         (BigBird(16, 4, 1, 2), 6.2 * 16 + 16),
@@ -82,13 +82,13 @@ def test_padding_rows_are_zero_and_finite() -> None:
     lm, text = model(), ids(2, 12)
     mask = torch.ones(2, 12, dtype=torch.bool)
     mask[0, :5] = False
-    logits = lm(text, Cache(lm, selection=Window(3)), mask)
+    logits = lm(text, Cache(lm, selection=LocalWindow(3)), mask)
     assert bool(logits.isfinite().all())
 
 
 def test_a_prompt_counts_what_its_tiles_gather() -> None:
     lm = model(config=CONFIG.replace(layer_types=("full",) * 3))
-    cache, pattern = Cache(lm, selection=Window(10)), Window(10)
+    cache, pattern = Cache(lm, selection=LocalWindow(10)), LocalWindow(10)
     lm(ids(1, 200), cache)
     at = torch.arange(200)
     slots = sum(len(tile.slots) for tile in tiles(pattern, at, at))

@@ -17,6 +17,7 @@ from kvlab.measure.machine import device_name
 from kvlab.measure.quality_cli import add_arguments as add_quality
 from kvlab.measure.report import Report, shown_command, without_paths
 from kvlab.measure.roofline import Ceilings, ceilings
+from kvlab.measure.sparse import add_arguments as add_sparse
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -32,6 +33,7 @@ examples:
   kvlab bench growth --contexts 16 8192 --total 2048
   kvlab bench load --models smollm2-135m gemma3-270m
   kvlab bench gpu --out results --only ceilings,decode-llama2-7b
+  kvlab bench sparse --threads 1 --contexts 8192 32768
   kvlab bench quality --methods full int8 kivi-2 --out quality.json
 
 A model is a name that kvlab.load takes; a name of which only the shape is known (llama2-7b), or
@@ -142,6 +144,15 @@ def _memory(args: argparse.Namespace, device: torch.device, report: Report) -> s
 
 RUNS = {"ceilings": _ceilings, "decode": _decode, "prefill": _prefill, "load": _load, "growth": _growth}
 RUNS["memory"] = _memory
+
+
+def _sparse(args: argparse.Namespace, device: torch.device, report: Report) -> str:
+    from kvlab.measure.sparse import run
+
+    return run(args, device, report, _progress)
+
+
+RUNS["sparse"] = _sparse
 
 
 def _gpu(args: argparse.Namespace, argv: list[str]) -> int:
@@ -266,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--stores", nargs="+", default=["dynamic", "static"],
                         choices=["dynamic", "static", "hybrid"])  # fmt: skip
     add("ceilings", "bandwidth and matrix rate of this machine", models=False)
+    add_sparse(add("sparse", "attention that reads a part of the cache, against all of it", models=False))
     add_quality(add("quality", "what lossy caches cost in KL, needles and copying", models=False))
     gpu = add("gpu", "every GPU figure of the course, one JSON file a part", models=False)
     gpu.add_argument("--only", nargs="+", default=[], metavar="PART", help="parts, by spaces or commas")

@@ -52,8 +52,14 @@ class Prompt:
 
         A prompt in one chunk is attended exactly, whatever the cache does with it afterwards: `append`
         returns it as it came. So what enters the blocks is the same for every cache, and only the
-        attention modules have to run, each on its own input.
+        attention modules have to run, each on its own input. A fixed pattern shapes the prompt as well:
+        with one, the model runs.
         """
+        chosen = [layer.knobs.selection for layer in cache.layers]
+        if any(one and one.shapes_prompts(lm.config.num_key_value_heads) for one in chosen):
+            with torch.no_grad():
+                lm(self.ids, cache, last_only=True)
+            return cache
         with torch.no_grad():
             step = cache.begin(self.ids)
             frame, blocks = lm.frame(step), cast("list[Block]", lm.layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def attend_selected(
 def _of_run(
     selection: Selection, q: Tensor, view: View, window: int | None, scale: float, step: Step, look: bool
 ) -> Read | None:
-    visible = may_see(step.positions, view.positions, window)
+    visible = _visible(view, window, step)
     pick = selection.choose(q, view, visible, scale, step)
     if pick is None:
         return None
@@ -66,6 +67,16 @@ def _of_run(
     if look:
         read.seen = _seen(pick, view) & visible
     return read
+
+
+def _visible(view: View, window: int | None, step: Step) -> Tensor:
+    """`[batch, 1 or kv_heads, 1, slots]`; worked out once where layers share their positions."""
+    if view.positions is not step.ledger:
+        return may_see(step.positions, view.positions, window)
+    key = ("visible", window)
+    if key not in step.plans:
+        step.plans[key] = may_see(step.positions, view.positions, window)
+    return cast("Tensor", step.plans[key])
 
 
 def _mask(pick: Pick, view: View, window: int | None, step: Step, keys: Tensor) -> Tensor | None:

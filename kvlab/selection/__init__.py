@@ -6,7 +6,7 @@ from kvlab.selection.gate import Gate
 from kvlab.selection.indexer import Indexer
 from kvlab.selection.lsh import Buckets, LSHSampling
 from kvlab.selection.pattern import Pattern
-from kvlab.selection.patterns import AShape, BigBird, Dilated, FixedColumns, Longformer, Strided, Window
+from kvlab.selection.patterns import AShape, BigBird, Dilated, FixedColumns, LocalWindow, Longformer, Strided
 from kvlab.selection.quest import Quest
 from kvlab.selection.simhash import SimHash
 from kvlab.selection.sparq import SparQ
@@ -32,7 +32,7 @@ __all__ = [
     "SparQ",
     "Strided",
     "TopK",
-    "Window",
+    "LocalWindow",
     "copy_scores",
     "retrieval_heads",
 ]

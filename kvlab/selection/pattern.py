@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
@@ -25,8 +26,16 @@ class Pattern(Selection):
     def allows(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Whether a query reads a key, by their positions (broadcast against each other), elementwise."""
 
-    def pattern(self) -> Pattern:
-        return self
+    in_prompt: bool = True
+
+    def pattern(self) -> Pattern | None:
+        return self if self.in_prompt else None
+
+    def after_prompt(self) -> Self:
+        """The same pattern for single tokens only: a prompt is read in full."""
+        twin = copy.copy(self)
+        twin.in_prompt = False
+        return twin
 
     def order(self, positions: Tensor) -> Tensor | None:
         """A sort key for queries at `positions [tokens]`: equal keys read alike. None: as they come."""

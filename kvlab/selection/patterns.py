@@ -10,7 +10,7 @@ from torch import Tensor
 from kvlab.selection.pattern import Pattern, at_least
 
 
-class Window(Pattern):
+class LocalWindow(Pattern):
     """The newest `width` tokens, the query's own included (as in Mistral 7B; Jiang et al., 2023).
 
     Raises:
@@ -18,7 +18,7 @@ class Window(Pattern):
     """
 
     def __init__(self, width: int = 256):
-        at_least("Window", 1, width=width)
+        at_least("LocalWindow", 1, width=width)
         self.width = width
 
     def allows(self, queries: Tensor, keys: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class Longformer(Pattern):
         at_least("Longformer", 1, width=width)
         if not positions or min(positions) < 0:
             raise ValueError(
-                f"Longformer needs positions from 0 on, not {list(positions)}; without any it is Window."
+                f"Longformer needs positions from 0 on, not {list(positions)}; without any it is LocalWindow."
             )
         self.width, self.positions = width, tuple(positions)
 
