@@ -52,12 +52,16 @@ class Chain(Codec):
     def encode(self, x: Tensor) -> Packed:
         packed = self.first.encode(x)
         inner = self.second.encode(packed.pop(self.first.payload or ""))
+        if self.second.block > 1:  # axis 2 counts the blocks of the chain in every part
+            packed = {name: part.unflatten(2, (-1, self.second.block)) for name, part in packed.items()}
         return packed | {f"{self.first.payload}.{name}": part for name, part in inner.items()}
 
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
         start = f"{self.first.payload}."
         inner = {name.removeprefix(start): part for name, part in packed.items() if name.startswith(start)}
         rest = {name: part for name, part in packed.items() if not name.startswith(start)}
+        if self.second.block > 1:
+            rest = {name: part.flatten(2, 3) for name, part in rest.items()}
         payload = self.second.decode(inner, self.first.payload_dtype or dtype)
         return self.first.decode(rest | {self.first.payload or "": payload}, dtype)
 

@@ -68,7 +68,7 @@ class EntropyCoder(Codec):
         """Back, from the streams, where they end, their tables, and how many symbols each has."""
 
     def encode(self, x: Tensor) -> Packed:
-        """Pack uint8 codes `x [batch, kv_heads, tokens, ...]`.
+        """Pack uint8 codes `x [batch, kv_heads, tokens, ...]`, one block or more.
 
         For each plane i: `stream{i}`, a `Ragged`; and `table{i}` where tables are not shared. `like` holds no
         bytes: its shape `[batch, kv_heads, blocks, 0, tokens, ...]` says how to fold what was decoded.
@@ -87,12 +87,14 @@ class EntropyCoder(Codec):
         for i, plane in enumerate(x.chunk(self.planes, dim=-1)):
             # By block, sequence, head: the order of a Ragged, so that new blocks come last.
             codes = unpack(plane.unflatten(2, (blocks, self.block)), self.bits).movedim(2, 0)
-            symbols = codes.reshape(blocks * batch * heads, -1).cpu().numpy()
+            symbols = codes.flatten(3).flatten(0, 2).cpu().numpy()  # [streams, symbols]
             data, sizes, table = self._encode(symbols)
             lengths = torch.from_numpy(sizes).view(blocks, batch, heads).permute(1, 2, 0)
             packed[f"stream{i}"] = Ragged.pack(torch.from_numpy(data).to(x.device), lengths.to(x.device))
             if table is not None:
-                per_block = torch.from_numpy(table).view(blocks, batch, heads, -1).permute(1, 2, 0, 3)
+                per_block = (
+                    torch.from_numpy(table).view(blocks, batch, heads, table.shape[1]).permute(1, 2, 0, 3)
+                )
                 packed[f"table{i}"] = per_block.to(x.device)
         return packed
 
