@@ -70,6 +70,15 @@ class Choice(Codec):
         raise TypeError(f"{type(self).__name__} chooses codecs; ask its at(layer, stream) for one.")
 
 
+def beyond_single(codec: Codec) -> str | None:
+    """What keeps a codec out of stores that write single slots, as the end of "it …"; None: nothing does."""
+    if codec.block > 1:
+        return f"encodes {codec.block} tokens together"
+    if codec.residual:
+        return f"keeps the newest {codec.residual} tokens exact"
+    return f"keeps the first {codec.sink} tokens exact" if codec.sink else None
+
+
 def require_counts(name: str, **counts: int) -> None:
     """Raise ValueError unless every count is an integer of at least 0."""
     for what, n in counts.items():

@@ -69,3 +69,7 @@ class Ragged:
     def index_select(self, axis: int, index: Tensor) -> Ragged:
         """Some sequences (axis 0), heads (1) or blocks (2), in any order: nothing else is read."""
         return self.take(*(t.index_select(axis, index) for t in self.spans()))
+
+    def narrow(self, axis: int, start: int, length: int) -> Ragged:
+        """A run of sequences, heads or blocks, as `Tensor.narrow` gives it."""
+        return self.index_select(axis, torch.arange(start, start + length, device=self.ends.device))

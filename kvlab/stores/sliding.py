@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kvlab.codecs.base import beyond_single
 from kvlab.stores.base import Knobs, Layer, Step, Store, View
 from kvlab.stores.ring import RingStream, held
 
@@ -82,11 +83,11 @@ class Sliding(Store):
                 f'its slots; leave layer {index} out (its `at` returns None), or use store="dynamic".'
             )
         for codec in (knobs.key_codec, knobs.value_codec):
-            if codec is not None and (codec.block > 1 or codec.residual or codec.sink):
+            why = codec and beyond_single(codec)
+            if why is not None:
                 raise ValueError(
-                    f"{type(codec).__name__} encodes blocks, or keeps some tokens exact, and a ring frees "
-                    f"its slots one by one; leave layer {index} out (its `at` returns None), use a codec of "
-                    'single tokens, or store="dynamic".'
+                    f"{type(codec).__name__} {why}, and a ring frees its slots one by one; leave layer "
+                    f'{index} exact with PerLayer, use a codec of single tokens, or store="dynamic".'
                 )
 
 

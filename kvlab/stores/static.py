@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kvlab.codecs.base import beyond_single
 from kvlab.stores.base import Knobs, Layer, Step, Store, View
 from kvlab.stores.fixed import FixedStream
 from kvlab.stores.index import index_of
@@ -52,10 +53,11 @@ class Static(Store):
                 'allocated for good; use store="dynamic".'
             )
         for codec in (knobs.key_codec, knobs.value_codec):
-            if codec is not None and (codec.block > 1 or codec.residual or codec.sink):
+            why = codec and beyond_single(codec)
+            if why is not None:
                 raise ValueError(
-                    f"{type(codec).__name__} encodes blocks behind an exact window, which the fixed "
-                    'slots of a static store cannot hold; use store="dynamic", or a codec of single tokens.'
+                    f"{type(codec).__name__} {why}, and a static store writes each token into a slot of its "
+                    'own, for good; use store="dynamic", or a codec of single tokens.'
                 )
 
 

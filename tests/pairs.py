@@ -1,0 +1,203 @@
+"""Which stores and codecs work together: every pair, tried; and the page of the docs that says so.
+
+A further axis is one more dictionary here (evictions, selections: name -> what makes the knob), one table
+more in `page`, and one test more in `test_pairs.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from small import CONFIG, model
+from torch import Tensor
+
+from kvlab import (
+    CSR,
+    KIVI,
+    BFloat16,
+    Cache,
+    CacheError,
+    Chain,
+    ErrorBounded,
+    Float16,
+    Fp8,
+    Hadamard,
+    Huffman,
+    Int8,
+    Lexico,
+    LowRank,
+    Mustafar,
+    OwnBasis,
+    PerLayer,
+    Quantize,
+    Rans,
+    TurboQuant,
+)
+from kvlab.codecs import BytePlanes
+from kvlab.model import TranslatorConfig
+from kvlab.model.translator import Translator
+from kvlab.zoo import weight_shapes
+
+PROMPT, CHUNK, STEPS = 19, 4, 5  # a left-padded prompt, a second chunk, then single tokens
+CAPACITY = PROMPT + CHUNK + STEPS
+FULL = replace(CONFIG, head_dim=8, layer_types=("full",) * 3, sliding_window=None)
+WINDOWS = replace(CONFIG, head_dim=8, layer_types=("sliding", "full", "sliding"))
+ALL_WINDOWS = replace(CONFIG, head_dim=8, layer_types=("sliding",) * 3)
+
+TRANSLATOR = TranslatorConfig(
+    name="small translator", vocab_size=19, hidden_size=8, intermediate_size=12, num_hidden_layers=3,
+    num_attention_heads=4, num_key_value_heads=2, head_dim=8, encoder_layers=2,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoreCase:
+    """A store as `Cache` takes it, and a model that it is made for."""
+
+    config: Any
+    knobs: dict[str, Any]
+
+
+def _fixed(name: str) -> dict[str, Any]:
+    return {"store": name, "capacity": CAPACITY, "batch": 2}
+
+
+STORES: dict[str, StoreCase] = {
+    "none": StoreCase(FULL, {"store": "none"}),
+    "dynamic": StoreCase(FULL, {"store": "dynamic"}),
+    "static": StoreCase(FULL, _fixed("static")),
+    "sliding": StoreCase(ALL_WINDOWS, {"store": "sliding"}),
+    "sliding, fixed": StoreCase(ALL_WINDOWS, _fixed("sliding")),
+    "hybrid": StoreCase(WINDOWS, {"store": "hybrid"}),
+    "hybrid, fixed": StoreCase(WINDOWS, _fixed("hybrid")),
+    "cross": StoreCase(TRANSLATOR, {"store": "cross"}),
+}
+
+
+@functools.cache
+def entries() -> tuple[tuple[Tensor, Tensor], ...]:
+    """Keys and values of each layer, `[kv_heads, tokens, head_dim]`, that bases are learned from."""
+    generator = torch.Generator().manual_seed(9)
+    return tuple(
+        (torch.randn(2, 60, 8, generator=generator), torch.randn(2, 60, 8, generator=generator))
+        for _ in range(3)
+    )
+
+
+CODECS: dict[str, Callable[[], Any]] = {
+    "Float16": lambda: Float16(),
+    "BFloat16": lambda: BFloat16(),
+    "Fp8": lambda: Fp8(),
+    "Int8": lambda: Int8(),
+    "Quantize, by token": lambda: Quantize(4, "token", 4),
+    "Quantize, by token, keys plain": lambda: Quantize(3, "token", 8, plain_keys=True),
+    "Quantize, by token, residual": lambda: Quantize(2, "token", 8, residual=5),
+    "Quantize, by token, sink": lambda: Quantize(2, "token", 8, sink=3),
+    "Quantize, by channel": lambda: Quantize(4, "channel", 4),
+    "Quantize, by tensor": lambda: Quantize(8, "tensor", 4, symmetric=True),
+    "KIVI": lambda: KIVI(2, 4, residual=8, sink=2),
+    "KIVI in one layer": lambda: PerLayer({1: KIVI(4, 4, residual=4)}),
+    "Int8 in two layers": lambda: PerLayer({1: None}, default=Int8()),
+    "Hadamard, Quantize": lambda: Hadamard(Quantize(4, "token", None)),
+    "TurboQuant": lambda: TurboQuant(3),
+    "TurboQuant, residual": lambda: TurboQuant(2, residual=4, sink=1),
+    "BytePlanes": lambda: BytePlanes(),
+    "Mustafar": lambda: Mustafar(0.5),
+    "CSR": lambda: CSR(0.5),
+    "ErrorBounded": lambda: ErrorBounded(0.05, tokens=4),
+    "OwnBasis": lambda: OwnBasis(rank=4, tokens=8, sink=2),
+    "LowRank": lambda: LowRank.learn(entries(), rank=4),
+    "Lexico": lambda: Lexico.learn(entries(), sparsity=3, atoms=24),
+    "Chain: Quantize, Huffman": lambda: Chain(Quantize(4, "token", 8), Huffman(bits=4, tokens=4)),
+    "Chain: Quantize, Rans": lambda: Chain(Quantize(4, "channel", 4), Rans(bits=4, tokens=2)),
+    "Chain: LowRank, Quantize, Huffman": lambda: Chain(
+        LowRank.learn(entries(), rank=4), Chain(Quantize(8, "token", None), Huffman(bits=8, tokens=4))
+    ),
+}
+
+
+@functools.cache
+def lm_of(store: str) -> Any:
+    config = STORES[store].config
+    if not isinstance(config, TranslatorConfig):
+        return model(config=config)
+    generator = torch.Generator().manual_seed(0)
+    shapes = weight_shapes(config).items()
+    drawn = {name: torch.randn(size, generator=generator, dtype=torch.float64) for name, size in shapes}
+    weights = {name: 1 + 0.2 * w if "norm" in name else w for name, w in drawn.items()}
+    return Translator.from_weights(config, weights, dtype=torch.float64)
+
+
+@functools.cache
+def codec_of(codec: str) -> Any:
+    return CODECS[codec]()
+
+
+def make(store: str, codec: str, **more: Any) -> Cache:
+    """A cache of that pair.
+
+    Raises:
+        CacheError: the pair does not work.
+    """
+    return Cache(lm_of(store), codec=codec_of(codec), **STORES[store].knobs, **more)
+
+
+def refusal(store: str, codec: str) -> str | None:
+    """Why the pair is refused, in one sentence; None: it works."""
+    try:
+        make(store, codec)
+    except CacheError as error:
+        return str(error)
+    return None
+
+
+HEAD = """\
+# What works together
+
+Every pair below is tried by `tests/test_pairs.py` on a left-padded batch: a prompt, a second chunk, then
+token by token. A pair that works (●) gives the logits that a plain list of entries, each encoded and decoded
+when it is due, gives. A pair that does not is refused when the cache is made, with the sentence that its
+number stands for. This page is written by `python tests/pairs.py`, and a test keeps it true.
+
+"""
+
+
+def general(why: str) -> str:
+    """A refusal without the codec's name and the numbers of this case."""
+    why = re.sub(r"^\w+ (encodes|keeps) (the newest |the first )?\d+", r"A codec that \1 \2n", why)
+    return re.sub(r"layer \d+", "layer i", why)
+
+
+def page() -> str:
+    """The page of the docs."""
+    sentences: dict[str, int] = {}
+    lines = ["## Stores and codecs", "", "| codec | " + " | ".join(STORES) + " |"]
+    lines.append("|---|" + ":-:|" * len(STORES))
+    for codec in CODECS:
+        cells = []
+        for store in STORES:
+            why = refusal(store, codec)
+            cells.append("●" if why is None else str(sentences.setdefault(general(why), len(sentences) + 1)))
+        lines.append(f"| {codec} | " + " | ".join(cells) + " |")
+    lines += ["", *(f"{number}. {why}" for why, number in sentences.items()), ""]
+    lines.append(
+        "“fixed” is a store that is allocated at once, with a capacity. A sliding store is tried on a model "
+        "whose layers all have a window, a hybrid one on a model with both kinds, a cross store on an "
+        "encoder–decoder, whose source goes through the codec too. In a hybrid store, a codec that rings "
+        "refuse can still serve the full layers (“KIVI in one layer”)."
+    )
+    return HEAD + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    target = Path(__file__).resolve().parent.parent / "docs" / "COMBINATIONS.md"
+    target.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"written: {target.name}\n")
