@@ -57,7 +57,9 @@ class _Bytes(ByteTokenizer):
 def _say_fallback(error: Exception) -> None:
     from IPython.display import display
 
-    text = f"The weights of Gemma 3 270M can't be had: {error}\nThis lesson goes on with random weights in the "
+    text = (
+        f"The weights of Gemma 3 270M can't be had: {error}\nThis lesson goes on with random weights in the "
+    )
     text += "same shape: bytes, shapes and positions are right, but words and distances mean nothing."
     display({"text/html": card(inline(text), RUST), "text/plain": text}, raw=True)
 
