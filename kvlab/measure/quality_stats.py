@@ -37,6 +37,17 @@ def t_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def geometric(values: Sequence[float]) -> Interval:
+    """Geometric mean of `values` and its 95 % interval: for KL, which differs by factors from text to text.
+
+    Raises:
+        ValueError: no values, or one that is not above zero.
+    """
+    if not values or min(values) <= 0:
+        raise ValueError("a geometric mean needs values above zero.")
+    return Interval(*(math.exp(x) for x in t_interval([math.log(v) for v in values])))
+
+
 def times(worse: Sequence[float], better: Sequence[float]) -> Interval:
     """How many times larger `worse` is than `better`, offset by offset: geometric mean and 95 % interval.
 
@@ -48,8 +59,7 @@ def times(worse: Sequence[float], better: Sequence[float]) -> Interval:
     """
     if len(worse) != len(better) or min(*worse, *better) <= 0:
         raise ValueError("times compares equally many values above zero, text by text.")
-    logs = t_interval([math.log(w / b) for w, b in zip(worse, better, strict=True)])
-    return Interval(*(math.exp(value) for value in logs))
+    return geometric([w / b for w, b in zip(worse, better, strict=True)])
 
 
 def wilson(hits: int, tries: int) -> Interval:

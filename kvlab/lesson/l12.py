@@ -1,0 +1,250 @@
+"""Lesson 12: real keys and values, what a codec writes of them, and what the recorded bench says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import kvlab
+from kvlab.cache import CodecPair
+from kvlab.codecs import Codec
+from kvlab.measure.quality_runs import Prompt, continuation, reference, seen_by, steps
+from kvlab.measure.quality_stats import Interval, geometric, t_interval, times, wilson
+from kvlab.measure.quality_texts import windows
+from kvlab.stores.stream import GrowingStream
+
+from .recorded import Recorded
+
+if TYPE_CHECKING:
+    from kvlab.model.decoder import Decoder
+
+BITS = (8, 4, 3, 2)
+
+
+# --- the real entries -------------------------------------------------------------------------------------
+
+
+def prose(lm: Decoder, tokens: int, further: int = 0) -> tuple[Tensor, Tensor]:
+    """The first text of the bench, cut: ids `[1, tokens]` and what comes after `[1, further]`."""
+    ids = windows(lm, 1, tokens + further)
+    return ids[:, :tokens], ids[:, tokens:]
+
+
+def entries(lm: Decoder, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of one text as they are cached, each `[layers, kv_heads, tokens, head_dim]`."""
+    cache = kvlab.Cache(lm)
+    lm(ids, cache, last_only=True)
+    keys = [layer.keys.read()[0] for layer in cache.layers]
+    values = [layer.values.read()[0] for layer in cache.layers]
+    return torch.stack(keys), torch.stack(values)
+
+
+def loudness(x: Tensor) -> Tensor:
+    """How loud the loudest channel of each head is, `[layers, kv_heads]`.
+
+    A channel's level is its mean |x| over the tokens; the loudest one is given as a multiple of the median.
+    """
+    level = x.abs().mean(dim=2)  # [layers, kv_heads, head_dim]
+    return level.amax(-1) / level.median(-1).values
+
+
+def rounded(codec: Codec, x: Tensor) -> Tensor:
+    """`x [layers, kv_heads, tokens, head_dim]` written and read back."""
+    return codec.decode(codec.encode(x), x.dtype)
+
+
+def error(codec: Codec, x: Tensor) -> float:
+    """Relative error of all numbers together: |read back - x| / |x|."""
+    return float((rounded(codec, x) - x).norm() / x.norm())
+
+
+def token_errors(codec: Codec, x: Tensor) -> Tensor:
+    """Relative error of each token's vector, `[tokens]`: the median over layers and heads."""
+    each = (rounded(codec, x) - x).norm(dim=-1) / x.norm(dim=-1)  # [layers, kv_heads, tokens]
+    return each.flatten(0, 1).median(dim=0).values
+
+
+def first_norm(x: Tensor) -> float:
+    """The norm of token 0 over that of the median token, the median over layers and heads."""
+    norms = x.norm(dim=-1)
+    return float((norms[:, :, 0] / norms[:, :, 1:].median(-1).values).median())
+
+
+@dataclass(frozen=True)
+class Attended:
+    """One text with its attention maps, by layer `[heads, tokens, tokens]`."""
+
+    maps: list[Tensor]
+
+    @classmethod
+    def take(cls, lm: Decoder, ids: Tensor) -> Attended:
+        with kvlab.record(lm) as seen:
+            lm(ids, last_only=True)
+        return cls([seen.attention[i][0] for i in sorted(seen.attention)])
+
+    def received(self) -> Tensor:
+        """Attention that each position gets from the second half of the text, mean of layers and heads."""
+        late = self.maps[0].shape[-1] // 2
+        return torch.stack([a[:, late:].mean((0, 1)) for a in self.maps]).mean(0)  # [tokens]
+
+    def mixed_error(self, codec: Codec, values: Tensor) -> float:
+        """Relative error of what attention makes of the values `[layers, kv_heads, tokens, head_dim]`.
+
+        Each head mixes the values with its own weights, once exact, once read back.
+        """
+        off, whole = 0.0, 0.0
+        for a, v, back in zip(self.maps, values, rounded(codec, values), strict=True):
+            heads = a.shape[0] // v.shape[0]
+            late = a[:, a.shape[-1] // 2 :]  # [heads, queries, tokens]
+            off += float((late @ (back - v).repeat_interleave(heads, 0)).square().sum())
+            whole += float((late @ v.repeat_interleave(heads, 0)).square().sum())
+        return (off / whole) ** 0.5
+
+
+# --- what a codec holds -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Written:
+    """One stream behind a codec: what is read back, and the bytes of every tensor held, by what it is."""
+
+    back: Tensor  # [batch, kv_heads, tokens, head_dim]
+    exact: int  # tokens that are not encoded
+    parts: dict[str, int]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def bits(self) -> float:
+        """Bits a number, everything counted."""
+        return 8 * self.nbytes / self.back.numel()
+
+
+NAMES = {"code": "codes", "scale": "scales", "minimum": "minima"}
+
+
+def write(codec: Codec | None, x: Tensor) -> Written:
+    """Put `x [batch, kv_heads, tokens, head_dim]` through the stream that the dynamic store uses."""
+    stream = GrowingStream(codec)
+    stream.append(x)
+    stream.seal()
+    parts = {NAMES.get(name, name): buffer.nbytes for name, buffer in stream.sealed.items()}
+    plain = stream.first.nbytes + stream.rest.nbytes
+    parts |= {"exact": plain} if plain else {}
+    return Written(stream.read(), stream.first.used + stream.rest.used, parts)
+
+
+def bits_per_number(codec: Codec, x: Tensor) -> float:
+    """What one number costs, scales and minima included, where all tokens are encoded."""
+    return 8 * sum(part.nbytes for part in codec.encode(x).values()) / x.numel()
+
+
+# --- through the model ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Said:
+    """Greedy text behind a cache."""
+
+    text: str
+    prompt_bytes: int  # stored when the prompt was in
+
+
+def say(lm: Decoder, prompt: str, codec: CodecPair, new: int) -> Said:
+    """The `new` most probable tokens after `prompt`, with what a codec leaves of the cache."""
+    cache = kvlab.Cache(lm, codec=codec)
+    logits = lm(torch.tensor([lm.tokenizer.encode(prompt)], device=lm.device), cache, last_only=True)
+    held = cache.nbytes
+    found = [int(logits[0, -1].argmax())]
+    while len(found) < new:
+        logits = lm(torch.tensor([found[-1:]], device=lm.device), cache)
+        found.append(int(logits[0, -1].argmax()))
+    return Said(lm.tokenizer.decode(found), held)
+
+
+def compare(
+    lm: Decoder, ids: Tensor, further: Tensor, codecs: Mapping[str, CodecPair]
+) -> dict[str, dict[str, Any]]:
+    """The bench's continuation run on `ids [rows, tokens]` and `further [rows, tokens]`, for each codec."""
+    prompt = Prompt.take(lm, ids)
+    full = reference(lm, prompt, further)
+    return {
+        name: continuation(lm, kvlab.Cache(lm, codec=codec), prompt, further, full)
+        for name, codec in codecs.items()
+    }
+
+
+def layer_errors(
+    lm: Decoder, ids: Tensor, further: Tensor, codecs: Mapping[str, CodecPair]
+) -> dict[str, list[float]]:
+    """Relative error of what enters each layer and the head, while `further [1, tokens]` is decoded.
+
+    The prompt `ids` lies in the cache as each codec leaves it; layer 0 is entered by the token itself.
+    """
+    prompt = Prompt.take(lm, ids)
+    found = {name: _entering(lm, prompt, further, codec) for name, codec in {"": None, **codecs}.items()}
+    true = found.pop("")
+    return {
+        name: ((x - true).norm(dim=-1) / true.norm(dim=-1)).mean(dim=1).tolist() for name, x in found.items()
+    }
+
+
+def _entering(lm: Decoder, prompt: Prompt, further: Tensor, codec: CodecPair) -> Tensor:
+    """`[layers + 1, tokens, hidden]`."""
+    cache = prompt.fill(lm, kvlab.Cache(lm, codec=codec))
+    with seen_by([*lm.layers, lm.norm]) as kept:
+        for _ in steps(lm, cache, further):
+            pass
+    return torch.stack([x[0, 0] for x in kept]).unflatten(0, (further.shape[1], -1)).transpose(0, 1)
+
+
+# --- the recorded bench -----------------------------------------------------------------------------------
+
+
+def row(run: Recorded, method: str, model: str = "smollm2-135m") -> dict[str, Any]:
+    """The recorded row of a method. ValueError if there is none."""
+    return run.select(method=method, model=model)[0]
+
+
+def kl(run: Recorded, method: str, model: str = "smollm2-135m") -> Interval:
+    """Geometric mean of the KL over the texts, and its 95 % interval."""
+    return geometric(row(run, method, model)["kl"])
+
+
+def more(run: Recorded, worse: str, better: str, model: str = "smollm2-135m") -> Interval:
+    """How many times the KL of `better` that of `worse` is, text by text."""
+    return times(row(run, worse, model)["kl"], row(run, better, model)["kl"])
+
+
+def needles(run: Recorded, method: str) -> Interval:
+    """The share of needles found, of all lengths and kinds, and its 95 % interval."""
+    hits = needle_hits(run, method)
+    return wilson(sum(hits), len(hits))
+
+
+def needle_hits(run: Recorded, method: str) -> list[int]:
+    """1 or 0 for each needle."""
+    return [hit for kinds in row(run, method)["needles"].values() for one in kinds.values() for hit in one]
+
+
+def agreement(run: Recorded, method: str) -> float:
+    """The share of steps whose likeliest token is that of the full cache."""
+    return t_interval(row(run, method)["agree"]).mean
+
+
+def summary(run: Recorded, methods: Sequence[str]) -> str:
+    """A line for each method: bits, KL with interval, needles, agreement."""
+    lines = []
+    for name in methods:
+        k, hits = kl(run, name), needle_hits(run, name)
+        lines.append(
+            f"{name:>14}: KL {k.mean:.4f} ({k.low:.4f} … {k.high:.4f}), needles {sum(hits):>2}/{len(hits)}, "
+            f"same next token {agreement(run, name):.0%}"
+        )
+    return "\n".join(lines)
