@@ -392,3 +392,31 @@ def test_real_keys_and_values_come_back_bit_for_bit(smollm2) -> None:
                 for kind in CODERS:
                     coder = kind(tokens=64, **how)
                     assert torch.equal(coder.decode(coder.encode(code)), code)
+
+
+def test_the_bench_counts_every_bit(tiny) -> None:
+    from kvlab.measure.entropy_bench import STAGES, record_entropy
+    from kvlab.measure.report import Report
+
+    report = Report("entropy", "a processor", {}, "python -m kvlab bench entropy")
+    shown = record_entropy(tiny, 128, 2, report, "tiny")
+    assert len(report.rows) == len(STAGES) * 2 * 2 * 2 and "fp16" in shown
+    for row in report.rows:
+        parts = row["stream_bits"] + row["ends_bits"] + row["table_bits"]
+        assert row["exact"] and row["total_bits"] == pytest.approx(parts)
+        assert row["stream_bits"] >= row["entropy_bits"] - 1e-9, (
+            "no stream is below the entropy of its symbols"
+        )
+        assert (row["table_bits"] == 0) == (row["tables"] == "shared") == (row["shared_bytes"] > 0)
+
+
+def test_calibration_text_is_not_what_is_judged(tiny, monkeypatch) -> None:
+    from kvlab.measure import calibration, quality_texts
+
+    corpus = ([], list(range(1, 180_001)))  # each token says where it is
+    monkeypatch.setattr(calibration, "_tokens", lambda lm: corpus)
+    monkeypatch.setattr(quality_texts, "_tokens", lambda lm: corpus)
+    learned = set(calibration.calibration_ids(tiny))
+    assert len(learned) == 8 * 256
+    for rows, tokens in ((5, 1280), (3, 1028), (5, 576)):
+        assert not learned & set(quality_texts.windows(tiny, rows, tokens).flatten().tolist())

@@ -34,6 +34,7 @@ examples:
   kvlab bench load --models smollm2-135m gemma3-270m
   kvlab bench gpu --out results --only ceilings,decode-llama2-7b
   kvlab bench sparse --threads 1 --contexts 8192 32768
+  kvlab bench entropy --tokens 1024
   kvlab bench quality --methods full int8 kivi-2 --out quality.json
 
 A model is a name that kvlab.load takes; a name of which only the shape is known (llama2-7b), or
@@ -127,6 +128,14 @@ def _growth(args: argparse.Namespace, device: torch.device, report: Report) -> s
     return growth_table(report)
 
 
+def _entropy(args: argparse.Namespace, device: torch.device, report: Report) -> str:
+    from kvlab.measure.entropy_bench import entropy_table, record_entropy
+
+    for name, lm in _models(args, device):
+        record_entropy(lm, args.tokens, args.layers, report, name)
+    return entropy_table(report)
+
+
 def _memory(args: argparse.Namespace, device: torch.device, report: Report) -> str:
     from kvlab.measure.memory import Point, memory, memory_table
 
@@ -142,8 +151,18 @@ def _memory(args: argparse.Namespace, device: torch.device, report: Report) -> s
     return memory_table(report)
 
 
+def _packed(args: argparse.Namespace, device: torch.device, report: Report) -> str:
+    from kvlab.measure.packed import packed, packed_table
+
+    for name, lm in _models(args, device):
+        for tokens in _progress(args.contexts, f"packed {name}"):
+            packed(lm, name, tokens, args.blocks, args.repeats, report)
+    return packed_table(report)
+
+
 RUNS = {"ceilings": _ceilings, "decode": _decode, "prefill": _prefill, "load": _load, "growth": _growth}
-RUNS["memory"] = _memory
+RUNS["packed"] = _packed
+RUNS["memory"], RUNS["entropy"] = _memory, _entropy
 
 
 def _sparse(args: argparse.Namespace, device: torch.device, report: Report) -> str:
@@ -263,6 +282,9 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--steps", type=_positive, default=8, help="steps in one sample (default: 8)")
     decode.add_argument("--paths", nargs="+", choices=PATH_NAMES, default=list(PATH_NAMES), metavar="PATH",
                         help=f"of {', '.join(PATH_NAMES)} (default: all)")  # fmt: skip
+    packed = add("packed", "one token over packed entries: a layer decoded at once, or a block at a time")
+    packed.add_argument("--contexts", nargs="+", type=_positive, default=[512, 2048, 8000], metavar="TOKENS")
+    packed.add_argument("--blocks", nargs="+", type=_positive, default=[256, 1024], metavar="TOKENS")
     load = add("load", "seconds of a model's first conversion and of later loads, in fresh processes")
     load.add_argument("--later-only", action="store_true", help="leave the first conversion out")
     growth = add("growth", "appending token by token: copying, doubling, preallocated", models=False)
@@ -278,6 +300,9 @@ def _parser() -> argparse.ArgumentParser:
                         choices=["dynamic", "static", "hybrid"])  # fmt: skip
     add("ceilings", "bandwidth and matrix rate of this machine", models=False)
     add_sparse(add("sparse", "attention that reads a part of the cache, against all of it", models=False))
+    coded = add("entropy", "bits a code of Huffman and rANS on real keys and values, against the entropy")
+    coded.add_argument("--tokens", type=_positive, default=1024, help="a multiple of 128 (default: 1024)")
+    coded.add_argument("--layers", type=_positive, default=3, help="every so many-th layer (default: 3)")
     add_quality(add("quality", "what lossy caches cost in KL, needles and copying", models=False))
     gpu = add("gpu", "every GPU figure of the course, one JSON file a part", models=False)
     gpu.add_argument("--only", nargs="+", default=[], metavar="PART", help="parts, by spaces or commas")
