@@ -117,7 +117,8 @@ def byte_table(
 def kept(config: Config, tokens: int, capacity: int | None = None) -> dict[str, tuple[int, int]]:
     """Entries that one layer of each type keeps, and the slots that it has: {"sliding": (511, 512), …}."""
     cache = filled(config, tokens, store="hybrid", capacity=capacity)
-    found = {}
+    assert cache.ledger is not None  # it holds something
+    found: dict[str, tuple[int, int]] = {}
     for kind, layer in zip(config.layer_types, cache.layers, strict=True):
         slots = layer.tensors()[0].shape[2]
         found[kind] = int(layer.stored(cache.ledger).max()), slots

@@ -1,4 +1,4 @@
-"""What Gemma 3's cache was: recorded with transformers 4.51.3 on the real weights, not part of a lesson's run.
+"""What Gemma 3's cache was: recorded with transformers 4.51.3 on the real weights; no lesson imports it to run.
 
 In an environment of its own, from the root of this repository:
 
@@ -58,7 +58,7 @@ def told_loop(model: Any, ids: Tensor, new: int, cache: Any) -> list[int]:
 
 
 def errors_after(model: Any, ids: Tensor, prompt: int, cache: Any, told: bool) -> list[float]:
-    """A prompt, then the rest of `ids [1, tokens]` one by one: largest logit errors from the prompt's end on."""
+    """A prompt, then the rest of `ids [1, tokens]` one by one: each step's largest logit error."""
     wanted, found = model(ids, use_cache=False).logits[0], []
     for start in [0, *range(prompt, ids.shape[1])]:
         end = prompt if start == 0 else start + 1
@@ -103,7 +103,7 @@ def load() -> tuple[Any, PieceTokenizer]:
 @torch.no_grad()
 def run() -> Report:
     """Everything that lesson 10 says of version 4.51."""
-    from transformers import HybridCache
+    from transformers import HybridCache  # type: ignore[attr-defined]
 
     model, tok = load()
     ids = torch.tensor([tok.encode(PROMPT)])

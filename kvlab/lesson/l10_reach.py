@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -45,9 +46,7 @@ def stream(
 
 def last(lm: Decoder, ids: Sequence[int], windowed: Collection[int] = ()) -> Tensor:
     """The hidden states after the last layer, `[tokens, hidden]`; `lm.head` makes logits of them."""
-    for x in stream(lm, ids, windowed):
-        pass
-    return x
+    return deque(stream(lm, ids, windowed), maxlen=1)[0]
 
 
 def full_layers(lm: Decoder) -> tuple[int, ...]:
@@ -90,26 +89,20 @@ def beyond(record: Record, layer: int, window: int) -> Tensor:
 
 
 def compare(
-    lm: Decoder, ids: Sequence[int], windows: Sequence[Collection[int]], block: int = 128
+    lm: Decoder, ids: Sequence[int], windows: Sequence[Collection[int]], every: int = 1, block: int = 128
 ) -> tuple[Tensor, Tensor]:
-    """Loss and divergence of the next token, in nats, each `[1 + len(windows), tokens - 1]`.
+    """Loss and divergence of the next token, in nats, each `[1 + len(windows), (tokens - 1) / every]`.
 
     Row 0 is the model as it is; row i + 1 has the layers `windows[i]` windowed. The divergence is
-    KL(as it is ‖ windowed).
+    KL(as it is ‖ windowed). Of the positions, every so many are judged.
     """
-    states = [last(lm, ids, windowed) for windowed in ((), *windows)]
-    targets = torch.tensor(list(ids[1:]), device=lm.device)
+    targets = torch.tensor(list(ids[1:]), device=lm.device)[::every]
+    states = [last(lm, ids[:-1], windowed)[::every] for windowed in ((), *windows)]
     losses, kls = [], []
-    for start in range(0, len(ids) - 1, block):
-        rows = slice(start, min(start + block, len(ids) - 1))
-        true = lm.head(states[0][rows]).log_softmax(-1)  # [block, vocab]
-        loss, kl = [], []
-        for x in states:
-            found = lm.head(x[rows]).log_softmax(-1)
-            loss.append(-found.gather(1, targets[rows, None])[:, 0])
-            kl.append((true.exp() * (true - found)).sum(-1))
-        losses.append(torch.stack(loss))
-        kls.append(torch.stack(kl))
+    for rows in torch.arange(len(targets), device=lm.device).split(block):
+        logs = [lm.head(x[rows]).log_softmax(-1) for x in states]  # each [block, vocab]
+        losses.append(torch.stack([-one.gather(1, targets[rows, None])[:, 0] for one in logs]))
+        kls.append(torch.stack([(logs[0].exp() * (logs[0] - one)).sum(-1) for one in logs]))
     return torch.cat(losses, dim=1), torch.cat(kls, dim=1)
 
 

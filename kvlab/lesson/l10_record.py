@@ -1,4 +1,4 @@
-"""Record what passes Gemma 3's windows: `python -m kvlab.lesson.l10_record` (20 minutes).
+"""Record what passes Gemma 3's windows: `python -m kvlab.lesson.l10_record` (5 minutes).
 
 Writes results/hybrid-reach.json and results/hybrid-quality.json. Lesson 10 draws them, and measures a
 point of each again.
@@ -22,9 +22,10 @@ from .l10_reach import change, compare, frontier, full_layers, needle, right
 
 TOKENS, BLOCK = 4096, 64
 CHAPTERS = ("typesseq", "specialnames", "debugger")
-EDGES = (1, 128, 256, 384, 512, 640, 768, 1024, 1280, 1536)  # stretches of positions
+EDGES = (1, 129, 257, 385, 513, 641, 769, 897, 1025)  # stretches of positions
+EVERY = 4
 KEYS = (71432, 90817, 35526, 48263)
-DISTANCES = (300, 600, 1000, 2000)
+DISTANCES = (300, 600, 1000)
 COMMAND = "python -m kvlab.lesson.l10_record"
 
 
@@ -53,18 +54,20 @@ def quality() -> Report:
     lm = kvlab.load(NAME)
     every = full_layers(lm)
     cases = [every, *[(layer,) for layer in every]]
-    parameters = {"chapters": CHAPTERS, "edges": EDGES, "keys": KEYS, "distances": DISTANCES}
+    parameters = {"chapters": CHAPTERS, "edges": EDGES, "every": EVERY, "keys": KEYS, "distances": DISTANCES}
     report = Report("hybrid-quality", device_name(lm.device), parameters, f"{COMMAND} quality")
     report.notes.append("loss and KL in nats a token, mean over the texts and from one edge to the next")
-    found = [compare(lm, prose(lm, EDGES[-1], name), cases) for name in tqdm(CHAPTERS, desc="texts")]
-    loss = torch.stack([one[0] for one in found]).mean(0)
+    report.notes.append(f"of the positions, every {EVERY}th is judged")
+    found = [compare(lm, prose(lm, EDGES[-1], name), cases, EVERY) for name in tqdm(CHAPTERS, desc="texts")]
+    loss = torch.stack([one[0] for one in found]).mean(0)  # [cases, judged positions]
     kl = torch.stack([one[1] for one in found]).mean(0)
+    ends = [(edge - 1) // EVERY for edge in EDGES]
     for i, windowed in enumerate([(), *cases]):
-        mean = [[float(x[i, a - 1 : b - 1].mean()) for a, b in itertools.pairwise(EDGES)] for x in (loss, kl)]
+        mean = [[float(x[i, a:b].mean()) for a, b in itertools.pairwise(ends)] for x in (loss, kl)]
         report.add(what="text", windowed=windowed, loss=mean[0], kl=mean[1])
     for far in tqdm(DISTANCES, desc="needles"):
         asked = [needle(lm, key, far, CHAPTERS[i % 3]) for i, key in enumerate(KEYS)]
-        for windowed in [(), *cases]:
+        for windowed in [(), *cases] if far > lm.config.sliding_window else [(), every]:
             hits = sum(right(lm, one, windowed) for one in asked)
             report.add(what="needle", windowed=windowed, far=far, right=hits, of=len(asked))
     return report
