@@ -1,4 +1,4 @@
-"""What Gemma 3's cache was: recorded with transformers 4.51.3 on the real weights; no lesson imports it to run.
+"""What Gemma 3's cache was: recorded with transformers 4.51.3 on the real weights, outside the lesson.
 
 In an environment of its own, from the root of this repository:
 
