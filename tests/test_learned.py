@@ -25,7 +25,10 @@ def weights_for(recipe: Recipe):
     return {name: weight.double() for name, weight in untrained(recipe, lesson()[1]).items()}
 
 
-INDEXER, GATE = Recipe("indexer", steps=60, heads=2, dim=8), Recipe("gate", steps=60, dim=6, page=4)
+INDEXER, GATE = (
+    Recipe("indexer", steps=60, heads=2, dim=8, learning_rate=1e-2, width=0.3),
+    Recipe("gate", steps=60, dim=6, page=4, learning_rate=3e-3, width=1.0),
+)
 
 
 class TestCapture:

@@ -26,9 +26,10 @@ class Recipe:
 
     kind: Kind = "indexer"
     seed: int = 0
-    steps: int = 600
+    steps: int = 400
     rows: int = 24  # queries of a step
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
+    width: float = 0.1  # of the first weights; wide ones kill the ReLUs of an indexer for good
     heads: int = 4  # of the indexer
     dim: int = 32  # of the indexer's keys, or of the gate
     page: int = gate.PAGE
@@ -45,7 +46,7 @@ class Recipe:
 
 
 def untrained(recipe: Recipe, seen: Capture) -> Weights:
-    """Random weights for the layers and widths of `seen`, each matrix as wide as keeps sizes as they are."""
+    """Random weights for the layers and widths of `seen`; `width` 1: each matrix keeps sizes as they are."""
     draw = torch.Generator().manual_seed(recipe.seed)
     layers, kv_heads = seen.attention.shape[:2]
     q, k = seen.queries.shape[-1], seen.keys.shape[-1]
@@ -56,7 +57,8 @@ def untrained(recipe: Recipe, seen: Capture) -> Weights:
     else:
         shapes = {"query": (layers, kv_heads, q // kv_heads, recipe.dim)}
         shapes["key"] = (layers, kv_heads, 3 * k // kv_heads, recipe.dim)
-    return {name: torch.randn(shape, generator=draw) * shape[-2] ** -0.5 for name, shape in shapes.items()}
+    scale = {name: recipe.width * shape[-2] ** -0.5 for name, shape in shapes.items()}
+    return {name: scale[name] * torch.randn(shape, generator=draw) for name, shape in shapes.items()}
 
 
 def train(weights: Weights, recipe: Recipe, lessons: Sequence[Capture]) -> Iterator[float]:
