@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
     from kvlab.record import Record
 
-SAME = 1e-6  # relative change of a hidden state: less counts as none
-
 
 # --- a forward pass, layer by layer -----------------------------------------------------------------------
 
@@ -70,8 +68,11 @@ def change(
 
 
 def frontier(changed: Tensor) -> list[int]:
-    """The last position whose hidden state changed, layer by layer."""
-    return [int((row > SAME).nonzero().max()) for row in changed]
+    """The last position whose hidden state changed at all, layer by layer.
+
+    No tolerance: what a token cannot see is multiplied by an exact zero.
+    """
+    return [int(row.nonzero().max()) for row in changed]
 
 
 # --- attention --------------------------------------------------------------------------------------------
