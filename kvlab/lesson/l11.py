@@ -96,6 +96,7 @@ class Trace:
 
     source: list[str]
     target: list[str]  # the end token is the last
+    to: str
     text: str
     maps: Tensor  # [layers, heads, target, source] cross-attention weights
     rows: dict[str, Rows]  # by way
@@ -124,7 +125,7 @@ def trace(lm: Translator, text: str, to: str) -> Trace:
         maps.append(torch.stack([seen.cross[i][0] for i in sorted(seen.cross)]).cpu())
         held.append((parts(cache).own, parts(cache).cross))
     read, said = ([words.words[i] for i in line] for line in (ids[0].tolist(), target))
-    return Trace(read, said, words.decode(target, to), torch.cat(maps, dim=2), rows, held)
+    return Trace(read, said, to, words.decode(target, to), torch.cat(maps, dim=2), rows, held)
 
 
 def trace_number(lm: Translator, number: int, of: str, to: str) -> Trace:

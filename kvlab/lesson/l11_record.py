@@ -1,4 +1,4 @@
-"""Record how long a translation step takes: `python -m kvlab.lesson.l11_record` (about 10 minutes).
+"""Record how long a translation step takes: `python -m kvlab.lesson.l11_record` (a few minutes).
 
 Writes results/translation-cpu.json. Lesson 11 draws it, and measures one of its points again. The model has
 the shape of the first transformer (Vaswani et al., 2017, table 3, base) and random weights: for speed alone.
@@ -39,19 +39,24 @@ def model(config: TranslatorConfig = BASE) -> Translator:
 
 def step_times(lm: Translator, source: int, target: int, rounds: int = 5) -> dict[str, Timing]:
     """Seconds of one step after `target` words, each way, taken in turn."""
-    ids = torch.arange(source)[None] % lm.config.vocab_size
-    given = torch.ones(1, target, dtype=torch.int64)
-    encoded = lm.encode(ids)
-    made = {way: _sampler(lm, ids, encoded, given, way) for way in WAYS}
+    made = samplers(lm, source, target)
     for sample in made.values():
         sample()
     return alternate(made, rounds)
 
 
+def samplers(lm: Translator, source: int, target: int) -> dict[str, Callable[[], float]]:
+    """For each way a function that takes one step after `target` words and returns its seconds."""
+    ids = torch.arange(source)[None] % lm.config.vocab_size
+    given = torch.ones(1, target, dtype=torch.int64)
+    encoded = lm.encode(ids)
+    return {way: _sampler(lm, ids, encoded, given, way) for way in WAYS}
+
+
 def _sampler(
     lm: Translator, ids: torch.Tensor, encoded: Encoded, given: torch.Tensor, way: str
 ) -> Callable[[], float]:
-    """A function that takes one step after `given`, returns its seconds, and rolls the cache back."""
+    """A function that takes one step after `given`, and rolls the cache back."""
     if way == "nothing":
         whole = torch.cat((given, given[:, :1]), dim=1)
         return lambda: once(lambda: lm(whole, last_only=True, source=lm.encode(ids)), lm.device)
@@ -76,18 +81,27 @@ def step_rows(source: int, target: int) -> dict[str, Rows]:
 
 
 @torch.no_grad()
-def run(lm: Translator, points: list[tuple[int, int]], rounds: int = 5) -> Report:
-    """Measure every point (source, target)."""
+def run(lm: Translator, points: list[tuple[int, int]], rounds: int = 15) -> Report:
+    """Measure every point (source, target), `rounds` times in turn."""
     parameters = {"shape": BASE.name, "rounds": rounds, "threads": torch.get_num_threads()}
     command = "python -m kvlab.lesson.l11_record"
     report = Report("translation", device_name(lm.device), parameters, command)
-    for source, target in tqdm(points, desc="points"):
-        counted = step_rows(source, target)
-        for way, timing in step_times(lm, source, target, rounds).items():
-            multiply_adds = work(lm.config, counted[way])
+    made = {
+        f"{source} {target} {way}": sample
+        for source, target in points
+        for way, sample in samplers(lm, source, target).items()
+    }
+    for sample in made.values():
+        sample()
+    bar = tqdm(total=len(made) * rounds, desc="samples")
+    timings = alternate(made, rounds, bar.update)  # all points in turn, so that they can be compared
+    for source, target in points:
+        for way, rows in step_rows(source, target).items():
+            timing = timings[f"{source} {target} {way}"]
+            multiply_adds = work(lm.config, rows)
             report.add(source=source, target=target, way=way, multiply_adds=multiply_adds, **timing.row())
     if hasattr(os, "getloadavg") and os.getloadavg()[1] > 1.5:
-        report.notes.append("other programs used the machine, all ways in turn: compare the ways, not the runs")
+        report.notes.append("other programs used the machine; all points took turns: compare them, not runs")
     return report
 
 
