@@ -30,7 +30,7 @@ class GrowingStream:
         self.dtype = torch.float32  # of what was appended last
         # Exact first, sealed and exact rest before the step that is open; None: it has rewritten them.
         self._before: tuple[int, int, int] | None = None
-        self._moved: Tensor | None = None  # exact rest before it, once it has sealed
+        self._moved: Tensor | None = None  # what it has taken out of the exact rest before it
 
     @property
     def slots(self) -> int:
@@ -100,15 +100,12 @@ class GrowingStream:
             return
         missing = min(self._sinks(positions) - self.first.used, self.rest.used)
         if missing > 0 and not self.sealed_slots:
-            exact = self._taking()
-            self.first.append(exact[:, :, :missing])
-            self.rest.replace(exact[:, :, missing:])
+            self.first.append(self._take(missing))
         due = (self.rest.used - self.codec.residual) // self.codec.block * self.codec.block
         if due > 0:
             packed = self.codec.encode(self.rest.read()[:, :, :due].contiguous())
-            exact = self._taking()
+            self._take(due)
             self._extend(packed, due)
-            self.rest.replace(exact[:, :, due:])
 
     def _sinks(self, positions: Tensor | None) -> int:
         """How many slots in front hold the codec's sink tokens."""
@@ -118,12 +115,15 @@ class GrowingStream:
         sinks = ((positions >= 0) & (positions < self.codec.sink)).flatten(0, 1).any(dim=0).nonzero()
         return int(sinks[-1]) + 1 if len(sinks) else 0
 
-    def _taking(self) -> Tensor:
-        """The exact rest, a part of which is about to go; what was in it before the step is remembered."""
+    def _take(self, n: int) -> Tensor:
+        """The oldest `n` of the exact rest, which leave it; those from before the step are remembered."""
         exact = self.rest.read()
-        if self._before is not None and self._moved is None:
-            self._moved = exact[:, :, : self._before[2]].clone()
-        return exact
+        if self._before is not None:
+            left = self._before[2] - (0 if self._moved is None else self._moved.shape[2])
+            old = [] if self._moved is None else [self._moved]
+            self._moved = torch.cat((*old, exact[:, :, : min(n, left)]), dim=2)
+        self.rest.replace(exact[:, :, n:])
+        return exact[:, :, :n]
 
     def commit(self) -> None:
         """The step is done: it will not be undone any more."""
@@ -133,10 +133,11 @@ class GrowingStream:
         """Forget an open step, before which there were `slots` entries, whatever it had sealed by now."""
         if self._before is None or self._moved is None:
             return self.crop(slots)
-        first, sealed, _ = self._before
+        first, sealed, rest = self._before
         self.first.crop(first)
         self._crop_sealed(sealed)
-        self.rest.replace(self._moved)
+        stayed = self.rest.read()[:, :, : rest - self._moved.shape[2]]
+        self.rest.replace(torch.cat((self._moved, stayed), dim=2))
         self._before = self._moved = None
 
     def _extend(self, packed: Packed, slots: int) -> None:
