@@ -35,8 +35,10 @@ def rows_figure(found: Trace) -> Drawing:
         steps = range(1, len(found.target) + 1)
         for way, rows in found.rows.items():
             done = [sum(getattr(rows, part)[:step]) for step in steps]
-            width = 4.5 if way == "self" else 1.8  # where two lines lie on each other, both can be seen
-            ax.plot(steps, done, color=OF_WAY[way], linewidth=width, marker="o", markersize=3)
+            under = way == "self"  # wide and below: where it lies on another line, both can be seen
+            ax.plot(
+                steps, done, color=OF_WAY[way], linewidth=5 if under else 1.8, zorder=2 if under else 3
+            )
         ax.set_title(name, fontsize=9.5)
         ax.set_xlabel("words said")
         ax.set_ylim(bottom=0)
