@@ -122,6 +122,25 @@ _codec("kivi-2-residual-0", "2 bits, KIVI, no exact window but the block that fi
 _codec("kivi-2-residual-128", "2 bits, KIVI, the newest 128 exact", KIVI(2, 32, residual=128))
 
 
+def _given(codec: Codec | tuple[Codec, Codec]) -> Callable[[Decoder, Task], dict[str, Any]]:
+    return lambda lm, task: {"codec": codec}
+
+
+# --- rotation and codebooks, keys before rotary: 4 sinks and the newest 32 tokens exact ---
+for _b in (4, 3, 2):
+    for _name, _about, _made in (
+        (f"hadamard-{_b}", f"{_b} bits by token after a Hadamard rotation",
+         kvlab.Hadamard(Quantize(_b, "token", 32, residual=32, sink=4))),
+        (f"hadamard-head-{_b}", f"{_b} bits after a Hadamard rotation, one scale a head vector",
+         kvlab.Hadamard(Quantize(_b, "token", None, residual=32, sink=4))),
+        (f"turbo-{_b}", f"{_b} bits in a Lloyd-Max codebook after rotation, lengths apart",
+         kvlab.TurboQuant(_b, residual=32, sink=4)),
+        (f"plain-kivi-{_b}", f"{_b} bits, KIVI's axes, keys before rotary",
+         (Quantize(_b, "channel", 32, residual=32, sink=4, plain_keys=True), _uniform(_b, "token", sink=4))),
+    ):  # fmt: skip
+        method(_name, "rotation", _about, _given(_made))
+
+
 def _coded(name: str, family: str, about: str, make: Callable[..., Any], *given: Any) -> None:
     """A codec that is made for the model, `make(lm, *given)`: it may learn from text, once."""
     made: WeakKeyDictionary[Decoder, Any] = WeakKeyDictionary()
