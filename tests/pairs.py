@@ -18,11 +18,15 @@ from torch import Tensor
 
 from kvlab import (
     CSR,
+    H2O,
     KIVI,
+    TOVA,
+    AdaKV,
     BFloat16,
     Cache,
     CacheError,
     Chain,
+    ConsecutiveMerge,
     ErrorBounded,
     Float16,
     Fp8,
@@ -31,12 +35,20 @@ from kvlab import (
     Int8,
     Lexico,
     LowRank,
+    LSHMerge,
     Mustafar,
+    Only,
     OwnBasis,
     PerLayer,
+    PyramidKV,
     Quantize,
+    RandomKeep,
     Rans,
+    SinkRecent,
+    SnapKV,
+    StreamingLLM,
     TurboQuant,
+    Window,
 )
 from kvlab.codecs import BytePlanes
 from kvlab.model import TranslatorConfig
@@ -121,6 +133,22 @@ CODECS: dict[str, Callable[[], Any]] = {
 }
 
 
+EVICTIONS: dict[str, Callable[[], Any]] = {
+    "Window": lambda: Window(7),
+    "StreamingLLM": lambda: StreamingLLM(2, 6),
+    "SinkRecent": lambda: SinkRecent(2, 6),
+    "H2O": lambda: H2O(9),
+    "TOVA": lambda: TOVA(9),
+    "SnapKV": lambda: SnapKV(9, window=4),
+    "AdaKV": lambda: AdaKV(9, window=4),
+    "PyramidKV": lambda: PyramidKV(9, layers=3, window=4),
+    "RandomKeep": lambda: RandomKeep(9, sinks=1, recent=3),
+    "LSHMerge": lambda: LSHMerge(9, sinks=1, recent=3),
+    "ConsecutiveMerge": lambda: ConsecutiveMerge(9, sinks=1, recent=3),
+    "H2O in one layer": lambda: Only(H2O(9), layers=[1]),
+}
+
+
 @functools.cache
 def lm_of(store: str) -> Any:
     config = STORES[store].config
@@ -138,19 +166,19 @@ def codec_of(codec: str) -> Any:
     return CODECS[codec]()
 
 
-def make(store: str, codec: str, **more: Any) -> Cache:
+def make(store: str, codec: str | None, **more: Any) -> Cache:
     """A cache of that pair.
 
     Raises:
         CacheError: the pair does not work.
     """
-    return Cache(lm_of(store), codec=codec_of(codec), **STORES[store].knobs, **more)
+    return Cache(lm_of(store), codec=codec and codec_of(codec), **STORES[store].knobs, **more)
 
 
-def refusal(store: str, codec: str) -> str | None:
+def refusal(store: str, codec: str | None, **more: Any) -> str | None:
     """Why the pair is refused, in one sentence; None: it works."""
     try:
-        make(store, codec)
+        make(store, codec, **more)
     except CacheError as error:
         return str(error)
     return None
@@ -170,20 +198,33 @@ number stands for. This page is written by `python tests/pairs.py`, and a test k
 def general(why: str) -> str:
     """A refusal without the codec's name and the numbers of this case."""
     why = re.sub(r"^\w+ (encodes|keeps) (the newest |the first )?\d+", r"A codec that \1 \2n", why)
+    why = re.sub(r"^\w+ (would free|cannot choose)", r"An eviction \1", why)
     return re.sub(r"layer \d+", "layer i", why)
 
 
 def page() -> str:
     """The page of the docs."""
     sentences: dict[str, int] = {}
-    lines = ["## Stores and codecs", "", "| codec | " + " | ".join(STORES) + " |"]
-    lines.append("|---|" + ":-:|" * len(STORES))
-    for codec in CODECS:
-        cells = []
-        for store in STORES:
-            why = refusal(store, codec)
-            cells.append("●" if why is None else str(sentences.setdefault(general(why), len(sentences) + 1)))
-        lines.append(f"| {codec} | " + " | ".join(cells) + " |")
+
+    def table(title: str, first: str, rows: dict[str, dict[str, Any]]) -> list[str]:
+        lines = [f"## {title}", "", f"| {first} | " + " | ".join(STORES) + " |"]
+        lines.append("|---|" + ":-:|" * len(STORES))
+        for name, knobs in rows.items():
+            whys = [refusal(store, **{"codec": None, **knobs}) for store in STORES]
+            numbers = [w and str(sentences.setdefault(general(w), len(sentences) + 1)) for w in whys]
+            lines.append(f"| {name} | " + " | ".join(number or "●" for number in numbers) + " |")
+        return lines
+
+    lines = table("Stores and codecs", "codec", {codec: {"codec": codec} for codec in CODECS})
+    evictions = {name: {"eviction": eviction()} for name, eviction in EVICTIONS.items()}
+    lines += ["", *table("Stores and evictions", "eviction", evictions)]
+    lines += [
+        "",
+        "Where a store works with a codec and with an eviction, all three work together; "
+        "`tests/test_evictions_pairs.py` tries every triple. A codec of single tokens moves its codes as "
+        "they are; one that encodes blocks, or keeps some tokens exact, decodes and encodes anew what an "
+        "eviction moves, and every codec what is merged: rounded once more.",
+    ]
     lines += ["", *(f"{number}. {why}" for why, number in sentences.items()), ""]
     lines.append(
         "“fixed” is a store that is allocated at once, with a capacity. A sliding store is tried on a model "
