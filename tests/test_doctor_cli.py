@@ -42,6 +42,19 @@ def test_exit_codes(module, capsys):
     assert cli.main(["doctor", f"{module}:bad"]) == 1
     assert "positions-restart" in capsys.readouterr().out
     assert cli.main(["doctor", "tiny", "--store", "static"]) == 0
+    assert "a static cache of 96" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("told", [["hybrid"], ["hybrid", "--capacity", "80"], ["none"]])
+def test_every_store_can_be_examined(told, capsys):
+    assert cli.main(["doctor", "tiny-gemma3", "--store", *told]) == 0
+    assert f"a {told[0]} cache" in capsys.readouterr().out
+
+
+def test_a_store_that_the_model_cannot_have_is_refused(capsys):
+    assert cli.main(["doctor", "tiny", "--store", "sliding"]) == 1
+    err = capsys.readouterr().err
+    assert 'use store="hybrid"' in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

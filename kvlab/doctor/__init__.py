@@ -2,6 +2,7 @@
 
 kvlab.doctor.check(lm)                          a kvlab, transformers or x-transformers model
 kvlab.doctor.check(lm, kvlab.Cache(lm, …))      with a store and knobs
+kvlab.doctor.check(lm, cache, ids=ids)          does this cache hold what these ids give?
 kvlab.doctor.check(step)                        your own step(tokens, state) -> (logits, state)
 """
 

@@ -26,7 +26,7 @@ class KvlabSubject(CacheSubject):
         self.vocab_size = lm.config.vocab_size
         self.longest = None if like is None else like.kind.capacity
         self.name = lm.config.name if like is None else f"{lm.config.name} with {_kind(like)}"
-        self.lossy = None if like is None else _loss(like)
+        self.lossy = None if like is None else loss_of(like)
 
     def new(self, batch: int) -> Cache:
         """An empty cache for so many rows."""
@@ -71,7 +71,8 @@ def _kind(cache: Cache) -> str:
     return " + ".join([f"a {cache.kind.name} cache{size}", *_knobs(cache)])
 
 
-def _loss(cache: Cache) -> str | None:
+def loss_of(cache: Cache) -> str | None:
+    """What a cache loses on purpose, in words; None: nothing."""
     knobs = _knobs(cache)
     return f"the cache was asked to lose something ({', '.join(knobs)})" if knobs else None
 

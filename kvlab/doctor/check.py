@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kvlab.cache import Cache
 from kvlab.doctor.adapters import FunctionSubject, KvlabSubject
@@ -23,8 +23,18 @@ from kvlab.doctor.subject import Subject, Unable
 ROUNDS = 44  # tokens to compare in the own dtype: few, and bfloat16 may round alike by chance
 
 
-def check(subject: Any, cache: Any = None, *, model: Any = None, vocab_size: int | None = None) -> Report:
+def check(
+    subject: Any,
+    cache: Any = None,
+    *,
+    ids: Tensor | None = None,
+    mask: Tensor | None = None,
+    model: Any = None,
+    vocab_size: int | None = None,
+) -> Report:
     """Find out whether decoding with a cache gives what full recompute gives; name what is wrong.
+
+    With `ids`: find out whether this cache, as it is, holds what a recompute of these ids holds.
 
     Args:
         subject: a kvlab model; a transformers causal LM; an x-transformers `TransformerWrapper`; a
@@ -33,7 +43,9 @@ def check(subject: Any, cache: Any = None, *, model: Any = None, vocab_size: int
             `loop(ids, new) -> logits [new, vocab]`, whose second argument is called `new`: ids `[1, tokens]`,
             and the list of tokens to go on with, of which row i of the logits is before token i.
         cache: with a kvlab model, a `kvlab.Cache` whose store and knobs are to be used; with a transformers
-            model, a function that makes an empty cache.
+            model, a function that makes an empty cache. With `ids`: a filled one, of either library.
+        ids: int64 `[rows, tokens]`, all that `cache` was made from: `check(lm, cache, ids=ids)`.
+        mask: bool, as `ids`, False where they are padding.
         model: the model behind a callable, where the doctor cannot find it by itself.
         vocab_size: of a callable whose model is not to be had.
 
@@ -45,6 +57,10 @@ def check(subject: Any, cache: Any = None, *, model: Any = None, vocab_size: int
     reference = None if model is None else reference_of(model)
     if model is not None and reference is None:
         raise DoctorError(f"model must be a kvlab, transformers or x-transformers model, not {_a(model)}.")
+    if ids is not None or mask is not None:
+        from kvlab.doctor.check_contents import check_contents
+
+        return check_contents(subject, cache, ids, mask)
     if is_loop(subject):
         return _check_loop(subject, reference)
     taken = as_subject(subject, cache, model, vocab_size)
@@ -167,7 +183,10 @@ def as_subject(thing: Any, cache: Any = None, model: Any = None, vocab_size: int
         except ValueError as error:  # an adapter says what it cannot take
             raise DoctorError(str(error)) from None
     if isinstance(thing, Cache):
-        raise DoctorError("a cache alone cannot be examined; pass its model too: check(lm, cache).")
+        raise DoctorError(
+            "a cache alone cannot be examined: check(lm, cache) tries its kind out from empty, and "
+            "check(lm, cache, ids=ids) compares what it holds with a recompute of the ids."
+        )
     if isinstance(thing, nn.Module) or not callable(thing):
         raise DoctorError(
             f"the doctor takes a kvlab, transformers or x-transformers model, a Subject, or a function "

@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kvlab.cache import Cache
 from kvlab.doctor.check import check
 from kvlab.zoo import ModelError, load
 
+STORES = ("none", "dynamic", "static", "sliding", "hybrid")
+CAPACITY = 96  # of a static store: more than the doctor's texts of single steps have
 EXAMPLES = """\
 examples:
   kvlab doctor smollm2-135m               a model of the course
-  kvlab doctor tiny --store static        with another store
+  kvlab doctor tiny --store static        with another store (none, static, sliding, hybrid)
   kvlab doctor mymodule:step              step(tokens, state) -> (logits, state), from mymodule.py here
   kvlab doctor mypackage.models:model     a transformers or x-transformers model, or a Subject
 
@@ -32,25 +35,28 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", metavar="MODEL_OR_MODULE:OBJECT", help="a model's name, or module:object")
-    parser.add_argument("--store", choices=("dynamic", "static"), help="of a course model (default: dynamic)")
+    parser.add_argument("--store", choices=STORES, help="of a course model (default: dynamic)")
+    parser.add_argument("--capacity", type=int, help="slots of that store (static: 96, others: as they grow)")
     parser.add_argument("--dtype", help="of a course model: float32 (default), bfloat16, float16, float64")
     parser.add_argument("--vocab-size", type=int, help="of a step whose model the doctor cannot find")
     options = parser.parse_args(argv)
     if ":" in options.what and not options.what.startswith("hf:"):
-        if options.store or options.dtype:
-            parser.error("--store and --dtype go with a model of the course, not with an object")
+        if options.store or options.dtype or options.capacity is not None:
+            parser.error("--store, --capacity and --dtype go with a model of the course, not with an object")
         report = check(find_object(options.what), vocab_size=options.vocab_size)
     else:
-        report = check(*_course_model(options.what, options.store, options.dtype))
+        report = check(*_course_model(options.what, options.store, options.capacity, options.dtype))
     print(report)
     return 0 if report.ok else 1
 
 
-def _course_model(name: str, store: str | None, dtype: str | None) -> tuple[Any, Any]:
-    from kvlab.cache import Cache
-
+def _course_model(name: str, store: str | None, capacity: int | None, dtype: str | None) -> tuple[Any, Any]:
     lm = load(name, dtype=dtype)
-    return lm, Cache(lm, store, capacity=96) if store == "static" else None
+    if store is None and capacity is None:
+        return lm, None
+    if store == "static" and capacity is None:
+        capacity = CAPACITY
+    return lm, Cache(lm, store or "dynamic", capacity=capacity)
 
 
 def find_object(path: str) -> Any:

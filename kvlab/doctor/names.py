@@ -33,6 +33,11 @@ FIXES: dict[str, str] = {
     "rounding": "Nothing to mend: compare in float64, and judge a low precision by its own noise.",
 }
 
+# What only a look into a cache can find (`check(lm, cache, ids=…)`).
+CONTENTS: dict[str, str] = {
+    "entry-missing": "Pass each token once, in order, and free none that a later token may still see.",
+}
+
 # Seen from outside, without a model to recompute with, these differ in numbers only: attention reads all the
 # right entries, each of them matters, and the result is still wrong.
 WRONG_DISTANCE = (
@@ -67,9 +72,10 @@ CLASSES = {
 
 def fix_of(names: tuple[str, ...]) -> str:
     """The advice for a name, or for each member of a class."""
-    known = [name for name in names if name in FIXES]
+    advice = FIXES | CONTENTS
+    known = [name for name in names if name in advice]
     if len(known) == 1:
-        return FIXES[known[0]]
+        return advice[known[0]]
     if not known:
         return "Compare step and full recompute layer by layer, from the first wrong token on."
-    return " ".join(f"{name}: {FIXES[name]}" for name in known)
+    return " ".join(f"{name}: {advice[name]}" for name in known)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
 
 
+Entries = tuple[Tensor, Tensor]
+
+
 class Reference:
     """Full recompute with a model that was found or given."""
 
@@ -54,6 +57,12 @@ class Reference:
         positions = torch.arange(total).expand(batch, total)
         return self.at(tokens, positions, torch.ones(batch, total, total, dtype=torch.bool).tril())
 
+    def entries(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> list[Entries]:
+        """What `at` would leave in a cache that keeps everything: keys and values of each layer, as stored,
+        `[batch, kv_heads, tokens, head_dim]`.
+        """
+        raise Unable
+
     def layers(self) -> list[nn.Module]:
         """The layers in order, to see where a difference begins."""
         lists = [list(m) for m in self.model.modules() if isinstance(m, nn.ModuleList)]
@@ -83,6 +92,19 @@ class KvlabReference(Reference):
 
     @torch.no_grad()
     def at(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+        return self._run(tokens, positions, visible, [LooseLayer() for _ in self.model.layers])
+
+    @torch.no_grad()
+    def entries(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> list[Entries]:
+        layers = [LooseLayer() for _ in self.model.layers]
+        self._run(tokens, positions, visible, layers)
+        return [
+            (layer.keys, layer.values)
+            for layer in layers
+            if layer.keys is not None and layer.values is not None
+        ]
+
+    def _run(self, tokens: Tensor, positions: Tensor, visible: Tensor, layers: list[LooseLayer]) -> Tensor:
         lm = self.model
         tokens, positions, visible = (x.to(lm.device) for x in (tokens, positions, visible))
         ledger = positions[:, None].to(torch.int32)
@@ -94,8 +116,8 @@ class KvlabReference(Reference):
             frame.masks[kind] = (visible if near is None else visible & near)[:, None]
             frame.causal[kind] = False
         x = lm.embed(tokens)
-        for module in lm.layers:
-            x = module(x, LooseLayer(), frame)
+        for module, layer in zip(lm.layers, layers, strict=True):
+            x = module(x, layer, frame)
         return lm.head(x)
 
 

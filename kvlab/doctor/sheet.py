@@ -79,12 +79,18 @@ def empty(batch: int) -> Sheet:
     return Sheet(none, none, none.bool())
 
 
-def simulate(reference: Reference, lay: Lay, schedule: Schedule) -> Tensor:
-    """Logits `[batch, total, vocab]` that the schedule would give if the theory were true."""
+def laid_out(lay: Lay, schedule: Schedule) -> Sheet:
+    """All that a theory says the calls of a schedule wrote."""
     sheet = empty(len(schedule.tokens))
     for tokens, mask in schedule.parts():
         real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
         sheet.add(lay(sheet, tokens, real), real)
+    return sheet
+
+
+def simulate(reference: Reference, lay: Lay, schedule: Schedule) -> Tensor:
+    """Logits `[batch, total, vocab]` that the schedule would give if the theory were true."""
+    sheet = laid_out(lay, schedule)
     visible = sheet.visible()
     # Nobody reads what padding computes, but its softmax must be finite.
     visible |= torch.diag_embed(~sheet.real)

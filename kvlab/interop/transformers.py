@@ -120,6 +120,17 @@ class TransformersReference(Reference):
 
     @torch.no_grad()
     def at(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+        return self._call(tokens, positions, visible, use_cache=False).logits.cpu()
+
+    @torch.no_grad()
+    def entries(self, tokens: Tensor, positions: Tensor, visible: Tensor) -> list[tuple[Tensor, Tensor]]:
+        from transformers import DynamicCache
+
+        cache = DynamicCache()  # made without a config: it drops nothing, windows or not
+        self._call(tokens, positions, visible, use_cache=True, past_key_values=cache)
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _call(self, tokens: Tensor, positions: Tensor, visible: Tensor, **told: Any) -> Any:
         model = self.model
         config = model.config.get_text_config()
         window = getattr(config, "sliding_window", None)
@@ -132,11 +143,8 @@ class TransformersReference(Reference):
             mask = self._mask(visible)
         else:
             mask = windowed
-        place = model.device
-        out = model(
-            input_ids=tokens.to(place), position_ids=positions.to(place), attention_mask=mask, use_cache=False
-        )
-        return out.logits.cpu()
+        ids, at = tokens.to(model.device), positions.to(model.device)
+        return model(input_ids=ids, position_ids=at, attention_mask=mask, **told)
 
     def _mask(self, visible: Tensor) -> Tensor:
         """Additive, `[batch, 1, queries, keys]`: what both eager and SDPA take."""
