@@ -283,3 +283,17 @@ _select("duo-quarter", "the quarter of the KV heads that copies most reads all, 
         lambda lm, task: kvlab.Duo(_retrieval(lm, 0.25), 4, 60))  # fmt: skip
 _select("duo-random-half", "half of the KV heads, drawn at random, read all, others 4 + 60",
         lambda lm, task: kvlab.Duo(_any_heads(lm, 0.5), 4, 60))  # fmt: skip
+
+# --- learned selections: trained on the model's own attention (`kvlab train-indexer`) ---
+
+
+def _learned(name: str, about: str, make: Callable[[int, str], Selection], part: float) -> None:
+    method(f"{name}-{100 * part:g}", "learned", f"{about}; {100 * part:g} %",
+           lambda lm, task: {"selection": make(share(task, part), lm.config.name)})  # fmt: skip
+
+
+for _p in (0.25, 0.125, 0.05):
+    _learned("indexer", "what a trained indexer ranks highest", kvlab.Indexer, _p)
+for _p in (0.25, 0.125):
+    _learned("gate", "pages of 16 that a trained gate ranks highest",
+             lambda n, model: kvlab.Gate(max(1, n // 16), model), _p)  # fmt: skip
