@@ -28,9 +28,28 @@ BITS = (8, 4, 3, 2)
 # --- the real entries -------------------------------------------------------------------------------------
 
 
+TEXT = (
+    "The lighthouse stands on a rock two miles from the shore. Until the last keeper left, three men "
+    "lived in it at a time, and every fourth week one of them was relieved, if the sea allowed it. In "
+    "winter it often did not. The longest wait on record is eleven weeks, and the men, who had flour, oil"
+    " and tobacco enough, wrote in the log that they had run out of things to say. The lamp itself needed"
+    " little work. A weight hung in the middle of the tower and turned the lens as it sank; every two "
+    "hours somebody had to wind it up again, a hundred and forty turns of the handle. When fog came they "
+    "lit a charge every seven minutes, day and night, until it lifted. Boats learned to count. A single "
+    "flash every five seconds meant this rock, two flashes meant the harbour, and a red one meant that "
+    "the pilot was out. Then the cable was laid. An electric motor turns the lens now, the weight hangs "
+    "still, and a sensor decides when there is fog. Twice a year a boat brings two engineers and a box of"
+    " spare parts. They stay for an afternoon, clean the glass, read the counters, and sign their names "
+    "below those of the keepers in the same log. On a clear night the light can be seen from a hill "
+    "behind the town, where children are told to count to five."
+)
+
+
 def prose(lm: Decoder, tokens: int, further: int = 0) -> tuple[Tensor, Tensor]:
-    """The first text of the bench, cut: ids `[1, tokens]` and what comes after `[1, further]`."""
-    ids = windows(lm, 1, tokens + further)
+    """Ids `[1, tokens]` of a text that is written here, and what comes after `[1, further]`."""
+    ids = torch.tensor([lm.tokenizer.encode(TEXT)[: tokens + further]], device=lm.device)
+    if ids.shape[1] < tokens + further:
+        raise ValueError(f"the text has {ids.shape[1]} tokens, not {tokens + further}.")
     return ids[:, :tokens], ids[:, tokens:]
 
 
@@ -248,3 +267,20 @@ def summary(run: Recorded, methods: Sequence[str]) -> str:
             f"same next token {agreement(run, name):.0%}"
         )
     return "\n".join(lines)
+
+
+def settings(run: Recorded, method: str) -> str:
+    """What was measured, in a sentence."""
+    s = row(run, method)["source"]["settings"]
+    found = len(needle_hits(run, method))
+    return (
+        f"{s['offsets']} texts of {s['tokens']:,} tokens and {s['further']} further ones; "
+        f"{found} needles in {', '.join(str(n) for n in s['needle_tokens'])} tokens"
+    )
+
+
+def again(lm: Decoder, run: Recorded, method: str, codec: CodecPair) -> float:
+    """The KL of the first recorded text, measured here."""
+    s = row(run, method)["source"]["settings"]  # another Python brings a slightly different corpus
+    ids = windows(lm, s["offsets"], s["tokens"] + s["further"])[:1]
+    return compare(lm, ids[:, : s["tokens"]], ids[:, s["tokens"] :], {"": codec})[""]["kl"][0]

@@ -39,6 +39,7 @@ LABELS = {
     "both by channel": "channel",
     "one scale a block": "tensor",
 }
+GROUPS = (8, 16, 32, 64)
 LOUDER = 2  # an error is shown so many times as large as it is
 PARTS = {"codes": BLUE, "scales": OCHRE, "minima": GREEN, "exact": RUST}
 
@@ -187,7 +188,7 @@ class BitDial(Exhibit):
         self.scene = scene
         self.bits = SelectionSlider(options=[8, 4, 3, 2], value=2, description="bits")
         self.way = Dropdown(options=LABELS, value="KIVI", description="axis")
-        self.group = SelectionSlider(options=[8, 16, 32, 64], value=32, description="group")
+        self.group = SelectionSlider(options=GROUPS, value=GROUPS[-2], description="group")
         self.residual = IntSlider(0, min=0, max=tokens // 8 * 8, step=8, description="residual")
         self.sink = IntSlider(0, min=0, max=8, step=4, description="sink")
         self.button = Button(description="decode")

@@ -1,0 +1,205 @@
+"""Lesson 12: what a codec writes of real entries, the dial, and every comparison that the lesson makes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import kvlab
+from kvlab import KIVI, Quantize
+from kvlab.lesson import exercise, l12, l12_dial, l12_figures
+from kvlab.model import Decoder
+
+PROMPT = (
+    "The history of the city of Paris begins more than two thousand years ago, when a tribe of fishermen "
+    "settled on an island in the river Seine. The Romans came and built roads, baths and an arena. Later a "
+    "tower of iron was built for a fair, three hundred metres high. Today the city is known for"
+)
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
+
+def batch(ids: list[int]) -> torch.Tensor:
+    return torch.tensor([ids])
+
+
+@pytest.fixture(scope="module")
+def stand_in(tiny: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
+    return l12.entries(tiny, l12.prose(tiny, 64)[0])
+
+
+# --- entries ----------------------------------------------------------------------------------------------
+
+
+def test_entries_are_what_the_cache_holds(tiny: Decoder) -> None:
+    ids, further = l12.prose(tiny, 20, 4)
+    keys, values = l12.entries(tiny, ids)
+    c = tiny.config
+    assert keys.shape == values.shape == (c.num_hidden_layers, c.num_key_value_heads, 20, c.head_dim)
+    assert further.shape == (1, 4)
+    cache = kvlab.Cache(tiny)
+    tiny(ids, cache)
+    torch.testing.assert_close(keys[2], cache.layers[2].keys.read()[0])
+
+
+def test_loudness_by_hand() -> None:
+    x = torch.ones(1, 1, 3, 5)
+    x[..., 2] = -8
+    assert l12.loudness(x).item() == 8
+
+
+def test_errors_by_hand(stand_in: tuple[torch.Tensor, torch.Tensor]) -> None:
+    keys, _ = stand_in
+    codec = Quantize(2, "channel", 16)
+    back = codec.decode(codec.encode(keys), torch.float32)
+    assert l12.error(codec, keys) == pytest.approx(float((back - keys).norm() / keys.norm()))
+    each = ((back - keys).norm(dim=-1) / keys.norm(dim=-1))[:, :, 5]
+    assert float(l12.token_errors(codec, keys)[5]) == pytest.approx(float(each.median()))
+    flat = torch.ones(1, 1, 3, 4)
+    flat[0, 0, 0] = 0.5
+    assert l12.first_norm(flat) == 0.5
+
+
+def test_mixed_error_is_that_of_the_head_outputs(tiny: Decoder) -> None:
+    ids, _ = l12.prose(tiny, 32)
+    seen = l12.Attended.take(tiny, ids)
+    _, values = l12.entries(tiny, ids)
+    assert seen.received().sum() == pytest.approx(1.0, abs=1e-5)
+    codec = Quantize(2, group_size=16)
+    back = codec.decode(codec.encode(values), torch.float32)
+    off = whole = 0.0
+    for layer, a in enumerate(seen.maps):
+        for head in range(a.shape[0]):
+            kv = head // (a.shape[0] // values.shape[1])
+            off += float((a[head, 16:] @ (back - values)[layer, kv]).square().sum())
+            whole += float((a[head, 16:] @ values[layer, kv]).square().sum())
+    assert seen.mixed_error(codec, values) == pytest.approx((off / whole) ** 0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(("bits", "group", "wanted"), [(2, 32, 3.0), (4, 32, 5.0), (2, 8, 6.0), (3, 16, 5.0)])
+def test_bits_a_number_cost_their_overhead(bits: int, group: int, wanted: float) -> None:
+    x = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert l12.bits_per_number(Quantize(bits, "channel", group), x) == wanted
+    assert l12.bits_per_number(Quantize(bits, "token", group), x) == wanted
+
+
+def test_written_counts_what_the_cache_counts(tiny: Decoder) -> None:
+    ids, _ = l12.prose(tiny, 61)
+    cache = kvlab.Cache(tiny, codec=KIVI(2, 16, residual=8, sink=4))
+    tiny(ids, cache)
+    layer = cache.layers[1]
+    exact = kvlab.Cache(tiny)
+    tiny(ids, exact)
+    for stream, codec in (("keys", layer.keys.codec), ("values", layer.values.codec)):
+        x = getattr(exact.layers[1], stream).read()
+        found = l12.write(codec, x)
+        held = getattr(layer, stream)
+        assert found.nbytes == held.nbytes and set(found.parts) == {"codes", "scales", "minima", "exact"}
+        torch.testing.assert_close(found.back, held.read())
+    assert l12.write(None, x).parts == {"exact": 4 * x.numel()} and l12.write(None, x).bits == 32
+
+
+def test_the_solution_of_12_2_counts_a_real_stream() -> None:
+    count = exercise("12.2").reference
+    for tokens, bits, group, residual, sink in ((200, 2, 32, 32, 4), (97, 4, 16, 8, 0), (150, 3, 8, 20, 3)):
+        x = torch.randn(1, 1, tokens, 64)
+        held = l12.write(Quantize(bits, "channel", group, residual, sink), x).nbytes
+        assert count(tokens, 64, bits, group, residual, sink) == held
+
+
+# --- through a model ----------------------------------------------------------------------------------------
+
+
+def test_saying_is_greedy_decoding_and_reports_the_prompts_bytes(tiny: Decoder) -> None:
+    found = l12.say(tiny, "The cat is on the mat.", None, 6)
+    wanted = kvlab.generate(
+        tiny, "The cat is on the mat.", kvlab.Cache(tiny), 6, stop_tokens=[], progress=False
+    )
+    assert found.text == wanted.text
+    cache = kvlab.Cache(tiny, codec=KIVI(2, 8, residual=0))
+    tiny(batch(tiny.tokenizer.encode("The cat is on the mat.")), cache)
+    assert l12.say(tiny, "The cat is on the mat.", KIVI(2, 8, residual=0), 6).prompt_bytes == cache.nbytes
+
+
+def test_layer_errors_begin_at_nothing_and_are_nothing_for_an_exact_cache(tiny: Decoder) -> None:
+    ids, further = l12.prose(tiny, 40, 3)
+    found = l12.layer_errors(tiny, ids, further, {"exact": None, "2 bits": Quantize(2, group_size=16)})
+    assert max(found["exact"]) == 0
+    assert found["2 bits"][0] == 0 and min(found["2 bits"][1:]) > 0.001
+    assert len(found["2 bits"]) == tiny.config.num_hidden_layers + 1
+
+
+# --- the dial -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scene(tiny: Decoder) -> l12_dial.Scene:
+    return l12_dial.Scene(tiny, PROMPT[:64], layer=1, head=0, new=4)
+
+
+@pytest.fixture
+def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model's heads have 16 channels: groups of 32 do not divide them."""
+    monkeypatch.setattr(l12_dial, "GROUPS", (8, 16))
+
+
+def test_the_dial_shows_what_is_stored(scene: l12_dial.Scene, smaller: None) -> None:
+    dial = l12_dial.BitDial(scene)
+    assert dial.view.html.value.count("<img") == 6 and dial.view.html.value.count("data:image/png") == 6
+    setting = dial.setting
+    keys = scene.written(setting)["keys"]
+    assert f"{keys.bits:.2f} bits a number" in dial.view.html.value
+    assert f"{l12_dial.relative_error(keys, scene.streams['keys']):.3f}" in dial.view.html.value
+    before = dial.view.html.value
+    dial.bits.value = 8
+    finer = scene.written(dial.setting)["keys"]
+    assert dial.view.html.value != before and finer.bits == keys.bits + 6
+    x = scene.streams["keys"]
+    assert l12_dial.relative_error(finer, x) < l12_dial.relative_error(keys, x) / 10
+    dial.sink.value = 4
+    assert scene.written(dial.setting)["keys"].exact >= 4 and "exact" in dial.view.html.value
+    for way in ("token", "channel", "tensor"):
+        before = dial.view.html.value
+        dial.way.value = way
+        assert dial.view.html.value != before and "failed" not in dial.view.html.value
+    for control, value in ((dial.group, 16), (dial.residual, 16)):
+        before = dial.view.html.value
+        control.value = value
+        assert dial.view.html.value != before and "failed" not in dial.view.html.value
+
+
+def test_the_dial_runs_the_model_when_asked(scene: l12_dial.Scene, smaller: None) -> None:
+    dial = l12_dial.BitDial(scene)
+    assert "KL" in dial.heard.html.value, "the first state is computed"
+    dial.bits.value = 3
+    assert "Press" in dial.heard.html.value and "KL" not in dial.heard.html.value
+    dial.button.click()
+    kl, text = scene.heard[dial.setting]
+    assert f"KL {kl:.4f}" in dial.heard.html.value and kl > 0
+    assert text == l12.say(scene.lm, scene.prompt, dial.setting.codecs, scene.new).text
+    data, _ = dial._repr_mimebundle_()
+    assert data["image/png"] and data["text/plain"].startswith("[widget] Bit dial")
+
+
+# --- figures ------------------------------------------------------------------------------------------------
+
+
+def test_figures_plot_what_they_are_given(stand_in: tuple[torch.Tensor, torch.Tensor]) -> None:
+    keys, values = stand_in
+    axes = l12_figures.loud_figure(keys, values, 1, 0).axes
+    torch.testing.assert_close(torch.tensor(axes[0].images[0].get_array()), keys[1, 0].abs())
+    (ax,) = l12_figures.loudness_figure(keys, values).axes
+    dots = ax.collections[1].get_offsets()[:, 0]
+    assert sorted(dots) == pytest.approx(sorted(l12.loudness(keys).flatten().tolist()))
+    found = {"keys": {"by token": [0.1, 0.2]}, "values": {"by token": [0.3, 0.4]}}
+    left, right = l12_figures.error_figure(found, (4, 2)).axes
+    assert [left.lines[0].get_ydata().tolist(), right.lines[0].get_ydata().tolist()] == [
+        [0.1, 0.2],
+        [0.3, 0.4],
+    ]
+    (ax,) = l12_figures.growth_figure({"4 bits": [0, 0.1], "2 bits": [0, 0.3]}).axes
+    assert ax.lines[1].get_ydata().tolist() == [0, 0.3]
+    ax = l12_figures.first_token_figure(keys, values, torch.arange(64.0)).axes[2]
+    assert [bar.get_height() for bar in ax.patches] == list(range(12))
+    (ax,) = l12_figures.levels_figure([0.0, 1.0], [0.0, 1.0], [0, 0.5, 1]).axes
+    assert len(ax.texts) >= 3
