@@ -266,6 +266,17 @@ class TestTrainMode:
 
 
 class TestRounding:
+    def test_the_twin_of_a_rounding_step_keeps_the_rounded_weights(self, tiny: Decoder, ids: Tensor) -> None:
+        """Else the twin would be another model, and its distance would say nothing of the arithmetic."""
+        half = GALLERY["rounding"].wrong(tiny)
+        twin = half.to(torch.float64)
+        pairs = list(zip(half.lm.parameters(), twin.lm.parameters(), strict=True))
+        assert {(a.dtype, b.dtype) for a, b in pairs} == {(torch.bfloat16, torch.float64)}
+        assert all(torch.equal(a.double(), b) for a, b in pairs)
+        first, state = twin.step(ids[:, :5])
+        second, _ = twin.step(ids[:, 5:], state)
+        assert float((torch.cat([first, second], dim=1) - twin.full(ids)).abs().max()) < 1e-10
+
     def test_rounding_shrinks_with_the_precision_and_a_bug_does_not(self, tiny: Decoder, ids: Tensor) -> None:
         errors = rounding.cache_against_recompute(tiny, ids, (torch.bfloat16, torch.float32, torch.float64))
         assert errors["bfloat16"] > 1e-2 > 1e-4 > errors["float32"] > 1e-8 > errors["float64"]

@@ -36,6 +36,7 @@ class RoundingStepper(Stepper):
         super().__init__(code(lm), step)
 
     def to(self, dtype: torch.dtype) -> Stepper:
+        """A plain step: the weights stay as the code has rounded them, and only the arithmetic is another."""
         return Stepper(in_dtype(self.lm, dtype), self.code)
 
 
