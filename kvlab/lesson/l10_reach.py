@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 
 
 def stream(
-    lm: Decoder, ids: Sequence[int], windowed: Collection[int] = (), layers: int | None = None
+    lm: Decoder,
+    ids: Sequence[int],
+    windowed: Collection[int] = (),
+    layers: int | None = None,
+    start: int = 0,
+    x: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """The hidden states `[tokens, hidden]` after each layer, or after the first `layers` of them.
 
     The full layers in `windowed` see the model's window only. All else stays: weights, rotary angles.
+    `start`, `x`: begin with this layer, on hidden states computed before.
     """
     given = torch.tensor([list(ids)], device=lm.device)
     cache = kvlab.Cache(lm)
@@ -36,8 +42,8 @@ def stream(
     frame = lm.frame(step)
     local = may_see(step.positions, step.ledger, lm.config.sliding_window)
     narrow = replace(frame, masks={**frame.masks, "full": local}, causal={**frame.causal, "full": False})
-    x = lm.embed(given)
-    for index in range(lm.config.num_hidden_layers if layers is None else layers):
+    x = lm.embed(given) if x is None else x[None]
+    for index in range(start, lm.config.num_hidden_layers if layers is None else layers):
         x = lm.layers[index](x, cache.layers[index], narrow if index in windowed else frame)
         yield x[0]
 
@@ -45,6 +51,18 @@ def stream(
 def last(lm: Decoder, ids: Sequence[int], windowed: Collection[int] = ()) -> Tensor:
     """The hidden states after the last layer, `[tokens, hidden]`; `lm.head` makes logits of them."""
     return deque(stream(lm, ids, windowed), maxlen=1)[0]
+
+
+def endings(lm: Decoder, ids: Sequence[int], cases: Sequence[Collection[int]]) -> list[Tensor]:
+    """`last` for several choices of windowed layers; what comes before the first of them is computed once."""
+    plain = list(stream(lm, ids))
+    found = [plain[-1]] * len(cases)
+    for i, windowed in enumerate(cases):
+        if windowed:
+            first = min(windowed)
+            before = plain[first - 1] if first else None
+            found[i] = deque(stream(lm, ids, windowed, start=first, x=before), maxlen=1)[0]
+    return found
 
 
 def full_layers(lm: Decoder) -> tuple[int, ...]:
@@ -98,7 +116,7 @@ def compare(
     KL(as it is ‖ windowed). Of the positions, every so many are judged.
     """
     targets = torch.tensor(list(ids[1:]), device=lm.device)[::every]
-    states = [last(lm, ids[:-1], windowed)[::every] for windowed in ((), *windows)]
+    states = [x[::every] for x in endings(lm, ids[:-1], [(), *windows])]
     losses, kls = [], []
     for rows in torch.arange(len(targets), device=lm.device).split(block):
         logs = [lm.head(x[rows]).log_softmax(-1) for x in states]  # each [block, vocab]
@@ -134,17 +152,11 @@ def needle(lm: Decoder, key: int, far: int, chapter: str = "typesseq") -> Needle
     return Needle(stated + filler[:between] + question, answer, digit)
 
 
-def answers(lm: Decoder, asked: Needle, windowed: Collection[int] = ()) -> str:
-    """What the model says, digit by digit, each after the right digits before it.
+def answers(lm: Decoder, asked: Needle, cases: Sequence[Collection[int]] = ((),)) -> list[str]:
+    """What the model says with each choice of windowed layers, digit by digit, each after the right ones.
 
-    It is right here if and only if greedy decoding gives the key.
+    It is the key if and only if greedy decoding gives the key.
     """
     n = len(asked.answer)
-    x = last(lm, asked.ids + asked.answer[:-1], windowed)[-n:]
-    found: str = lm.tokenizer.decode(lm.head(x).argmax(-1).tolist())
-    return found
-
-
-def right(lm: Decoder, asked: Needle, windowed: Collection[int] = ()) -> bool:
-    """Whether that is the key."""
-    return answers(lm, asked, windowed) == lm.tokenizer.decode(asked.answer)
+    said = [x[-n:] for x in endings(lm, asked.ids + asked.answer[:-1], cases)]
+    return [lm.tokenizer.decode(lm.head(x).argmax(-1).tolist()) for x in said]

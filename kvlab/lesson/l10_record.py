@@ -1,7 +1,7 @@
 """Record what passes Gemma 3's windows: `python -m kvlab.lesson.l10_record` (5 minutes).
 
-Writes results/hybrid-reach.json and results/hybrid-quality.json. Lesson 10 draws them, and measures a
-point of each again.
+Writes hybrid-reach.json, hybrid-quality.json and hybrid-needles.json into results/. Lesson 10 draws them,
+and measures a point again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kvlab.measure.machine import device_name
 from kvlab.measure.report import Report
 
 from .l10 import NAME, prose
-from .l10_reach import change, compare, frontier, full_layers, needle, right
+from .l10_reach import answers, change, compare, frontier, full_layers, needle
 
 TOKENS, BLOCK = 4096, 64
 CHAPTERS = ("typesseq", "specialnames", "debugger")
@@ -50,36 +50,52 @@ def reach() -> Report:
 
 @torch.no_grad()
 def quality() -> Report:
-    """Loss and divergence along three texts, and needles, with all full layers or one of them windowed."""
+    """Loss and divergence along texts, with all full layers or one of them windowed."""
     lm = kvlab.load(NAME)
-    every = full_layers(lm)
-    cases = [every, *[(layer,) for layer in every]]
-    parameters = {"chapters": CHAPTERS, "edges": EDGES, "every": EVERY, "keys": KEYS, "distances": DISTANCES}
+    cases = _cases(full_layers(lm))
+    parameters = {"chapters": CHAPTERS[:2], "edges": EDGES, "every": EVERY}
     report = Report("hybrid-quality", device_name(lm.device), parameters, f"{COMMAND} quality")
     report.notes.append("loss and KL in nats a token, mean over the texts and from one edge to the next")
     report.notes.append(f"of the positions, every {EVERY}th is judged")
-    found = [compare(lm, prose(lm, EDGES[-1], name), cases, EVERY) for name in tqdm(CHAPTERS, desc="texts")]
+    texts = [prose(lm, EDGES[-1], name) for name in CHAPTERS[:2]]
+    found = [compare(lm, ids, cases[1:], EVERY) for ids in tqdm(texts, desc="texts")]
     loss = torch.stack([one[0] for one in found]).mean(0)  # [cases, judged positions]
     kl = torch.stack([one[1] for one in found]).mean(0)
     ends = [(edge - 1) // EVERY for edge in EDGES]
-    for i, windowed in enumerate([(), *cases]):
+    for i, windowed in enumerate(cases):
         mean = [[float(x[i, a:b].mean()) for a, b in itertools.pairwise(ends)] for x in (loss, kl)]
-        report.add(what="text", windowed=windowed, loss=mean[0], kl=mean[1])
-    for far in tqdm(DISTANCES, desc="needles"):
-        asked = [needle(lm, key, far, CHAPTERS[i % 3]) for i, key in enumerate(KEYS)]
-        for windowed in [(), *cases] if far > lm.config.sliding_window else [(), every]:
-            hits = sum(right(lm, one, windowed) for one in asked)
-            report.add(what="needle", windowed=windowed, far=far, right=hits, of=len(asked))
+        report.add(windowed=windowed, loss=mean[0], kl=mean[1])
     return report
 
 
+@torch.no_grad()
+def needles() -> Report:
+    """Keys stated once and asked for later, with all full layers or one of them windowed."""
+    lm = kvlab.load(NAME)
+    parameters = {"chapters": CHAPTERS, "keys": KEYS, "distances": DISTANCES}
+    report = Report("hybrid-needles", device_name(lm.device), parameters, f"{COMMAND} needles")
+    cases = _cases(full_layers(lm))
+    for far in DISTANCES:
+        asked = [needle(lm, key, far, CHAPTERS[i % 3]) for i, key in enumerate(KEYS)]
+        said = [answers(lm, one, cases) for one in tqdm(asked, desc=f"{far} tokens")]
+        for i, windowed in enumerate(cases):
+            given = [one[i] for one in said]
+            hits = sum(answer == str(key) for answer, key in zip(given, KEYS, strict=True))
+            report.add(windowed=windowed, far=far, right=hits, of=len(KEYS), said=given)
+    return report
+
+
+def _cases(full: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [(), full, *[(layer,) for layer in full]]
+
+
 def main() -> None:
-    """Run one of the two, or both."""
+    """Run one of the three, or all."""
     parser = argparse.ArgumentParser(description="Record the runs of lesson 10.")
-    parser.add_argument("which", nargs="?", choices=["reach", "quality"])
+    parser.add_argument("which", nargs="?", choices=["reach", "quality", "needles"])
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[2] / "results")
     asked = parser.parse_args()
-    for name, run in (("reach", reach), ("quality", quality)):
+    for name, run in (("reach", reach), ("quality", quality), ("needles", needles)):
         if asked.which in (None, name):
             run().save(asked.out / f"hybrid-{name}.json")
 
