@@ -1,0 +1,181 @@
+"""Lesson 16: one prompt whose attention is remembered, so that each policy can say who stays; the record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import kvlab
+from kvlab.eviction import Eviction
+from kvlab.measure.quality_stats import Interval, t_interval, wilson
+from kvlab.stores import Step, View
+
+from .recorded import Recorded
+from .style import token_text
+
+if TYPE_CHECKING:
+    from kvlab.model.decoder import Decoder
+
+NEEDLES = ("71432", "58206")
+BEFORE = (
+    "The harbour lies below the old town, and every morning the boats come in with the tide. Men carry the "
+    "boxes up the steps, women weigh the fish and write the numbers into a book, and by nine o'clock the "
+    "market is full of people who talk about the weather. Nobody hurries. In winter the wind comes from the "
+    "north and the boats stay where they are, tied to the wall with two ropes each."
+)
+BETWEEN = (
+    "In summer the ferry brings visitors who ask the way to the castle, although it can be seen from "
+    "everywhere. They drink coffee in the square, they buy a picture of a boat, and they leave again with "
+    "the evening ferry. The old keeper of the lighthouse sells them the tickets. He has lived on the island "
+    "for sixty years, and he knows the name of every rock between here and the mainland."
+)
+AFTER = (
+    "At night the light turns slowly over the water. From the window of the school one can count the "
+    "seconds between two flashes, and the children learn to count that way. When the fog comes, the bell "
+    "at the end of the wall rings by itself, moved by the waves, and the whole town sleeps to its sound."
+)
+PROMPT = (
+    f"{BEFORE}\nThe pass key is {NEEDLES[0]}.\n{BETWEEN}\n"
+    f"The special magic number for Paris is: {NEEDLES[1]}.\n{AFTER}"
+)
+
+
+@dataclass
+class _Heads:
+    """All that a policy reads of a stream here: its shape."""
+
+    x: Tensor
+
+    def read(self) -> Tensor:
+        return self.x
+
+
+class Watched:
+    """A prompt after one pass: what every query of every layer attended to, and the needles in the text."""
+
+    def __init__(self, lm: Decoder, text: str = PROMPT) -> None:
+        self.ids = lm.tokenizer.encode(text)
+        self.words = [token_text(lm.tokenizer.token(i)) for i in self.ids]
+        with torch.no_grad(), kvlab.record(lm) as rec:
+            lm(torch.tensor([self.ids], device=lm.device), last_only=True)
+        kv, n = lm.config.num_key_value_heads, len(self.ids)
+        self.layers = lm.config.num_hidden_layers
+        # by KV head, its query heads added up: [kv_heads, queries, tokens] for each layer
+        self.attention = [rec.attention[i][0].view(kv, -1, n, n).sum(dim=1).cpu() for i in range(self.layers)]
+        pieces = [lm.tokenizer.decode([i]) for i in self.ids]
+        self.needles = [span for span in (_span(pieces, number) for number in NEEDLES) if span]
+
+    def mass(self, layer: int, newest: int) -> Tensor:
+        """Attention that each token received from the newest queries, `[1, kv_heads, tokens]`."""
+        return self.attention[layer][:, -newest:].sum(dim=1).unsqueeze(0)
+
+    def kept(self, policy: Eviction, layer: int) -> Tensor:
+        """Who stays after this prompt, bool `[kv_heads, tokens]`: the policy says so, as to a cache."""
+        mine, n, heads = policy.at(layer), len(self.ids), self.attention[0].shape[0]
+        if mine is None:
+            return torch.ones(heads, n, dtype=torch.bool)
+        positions = torch.arange(n).view(1, 1, n)
+        step = Step(torch.tensor([self.ids]), positions[0], positions[0, 0], positions, in_order=True)
+        stream: Any = _Heads(torch.empty(1, heads, n, 0))
+        view = View(stream, stream, positions)
+        watched = mine.watches(view, step)
+        view.mass = self.mass(layer, watched) if watched else None
+        columns = {name: torch.full((1, heads, n), fill) for name, fill in mine.columns().items()}
+        mine.observe(stream.x, view.mass, view, step, columns)
+        rows = mine.keep(view, step, columns)
+        stays = torch.zeros(heads, n + 1, dtype=torch.bool)  # one more for -1, "none"
+        if rows is None:
+            return ~stays[:, :n]
+        return stays.scatter(1, rows[0].expand(heads, -1) % (n + 1), True)[:, :n]
+
+    def needle_share(self, policy: Eviction) -> float:
+        """How much of the needles' digits is still there, over all layers and heads."""
+        digits = [i for span in self.needles for i in range(*span)]
+        kept = torch.stack([self.kept(policy, layer)[:, digits] for layer in range(self.layers)])
+        return float(kept.float().mean())
+
+
+def _span(pieces: list[str], number: str) -> tuple[int, int] | None:
+    """Where the tokens of a number begin and end."""
+    for start in range(len(pieces)):
+        for stop in range(start + 1, min(len(pieces), start + len(number)) + 1):
+            if "".join(pieces[start:stop]).strip() == number:
+                return start, stop
+    return None
+
+
+def policies(budget: int, layers: int) -> dict[str, Eviction]:
+    """What the lesson compares, each with so many entries a head."""
+    window = min(32, budget // 2)
+    return {
+        "Window": kvlab.Window(budget),
+        "StreamingLLM": kvlab.StreamingLLM(4, budget - 4),
+        "H2O": kvlab.H2O(budget),
+        "TOVA": kvlab.TOVA(budget),
+        "SnapKV": kvlab.SnapKV(budget, window),
+        "AdaKV": kvlab.AdaKV(budget, window),
+        "PyramidKV": kvlab.PyramidKV(budget, layers, window),
+        "Random": kvlab.RandomKeep(budget, 4, window),
+    }
+
+
+# --- the recorded run -------------------------------------------------------------------------------------
+
+NAMES = {
+    "full": "full cache", "window": "window", "streaming": "StreamingLLM", "h2o": "H2O", "tova": "TOVA",
+    "snapkv": "SnapKV", "adakv": "AdaKV", "pyramidkv": "PyramidKV", "random": "random",
+    "merge-lsh": "merged, LSH", "merge-neighbours": "merged, neighbours",
+    "merge-neighbours-uncounted": "merged, no log(count)",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """One policy at one budget, as it was recorded."""
+
+    name: str  # of NAMES
+    budget: int  # per cent of the prompt
+    kl: list[float]  # nats a token, one a text
+    right: int  # needles found with the question asked afterwards
+    asked: int
+    right_aware: int | None  # needles found with the question in the prompt
+    stored: float  # bytes a token of the prompt
+
+    @property
+    def interval(self) -> Interval:
+        return t_interval(self.kl)
+
+    @property
+    def found(self) -> Interval:
+        return wilson(self.right, self.asked)
+
+
+def points(run: Recorded) -> list[Point]:
+    """All that was recorded, best first within a budget."""
+    found = [_point(row) for row in run.rows]
+    return sorted(found, key=lambda p: (-p.budget, p.interval.mean))
+
+
+def _point(row: dict[str, Any]) -> Point:
+    name, _, share = row["method"].rpartition("-")
+    if row["method"] == "full":
+        name, share = "full", "100"
+    hits = _hits(row["needles"])
+    aware = sum(_hits(row["needles_aware"])) if "needles_aware" in row else None
+    return Point(NAMES[name], int(share), row["kl"], sum(hits), len(hits), aware,
+                 row["bytes"]["stored"])  # fmt: skip
+
+
+def _hits(needles: dict[str, dict[str, list[int]]]) -> list[int]:
+    return [hit for by_kind in needles.values() for one in by_kind.values() for hit in one]
+
+
+def at(found: list[Point], name: str, budget: int) -> Point:
+    """One of them. LookupError if it was not recorded."""
+    for point in found:
+        if (point.name, point.budget) == (name, budget):
+            return point
+    raise LookupError(f"{name} at {budget} % was not recorded")
