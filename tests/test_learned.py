@@ -9,10 +9,14 @@ import torch
 from small import CONFIG, ids, logits_of, model, same
 
 from kvlab import Cache, CacheError, SinkRecent, record
-from kvlab.learned import Recipe, capture, mass_by_layer, train
+from kvlab.learned import Recipe, capture, held_out_windows, mass_by_layer, train, training_windows
+from kvlab.learned.capture import HELD_OUT, TRAINING
+from kvlab.learned.cli import take
+from kvlab.measure.quality_texts import corpus
 from kvlab.learned.train import divergence, untrained
-from kvlab.selection import Gate, Indexer, gate, indexer
-from kvlab.selection.trained import read_weights, save_weights
+from kvlab.model import Decoder
+from kvlab.selection import Gate, Indexer, Pick, Selection, gate, indexer
+from kvlab.selection.trained import checkpoint, read_recipe, read_weights, save_weights
 
 
 def lesson(tokens: int = 40, seed: int = 0):
@@ -167,3 +171,62 @@ class TestInACache:
         assert all(torch.allclose(found[name], weight.float(), rtol=1e-2, atol=1e-3)
                    for name, weight in weights.items())  # fmt: skip
         assert (tmp_path / "g.json").exists()
+
+
+class TestPackaged:
+    def test_what_comes_with_the_package_is_as_its_recipe_says(self) -> None:
+        """Size, shapes, and the commit it was trained at."""
+        total = 0
+        for kind in ("indexer", "gate"):
+            made = read_recipe(kind, "smollm2-135m")
+            weights = read_weights(kind, "smollm2-135m")
+            assert sum(weight.numel() for weight in weights.values()) == made["parameters"]
+            assert len(weights["key"]) == 30 and not made["commit"].endswith("dirty")
+            total += checkpoint(kind, "smollm2-135m").stat().st_size
+        assert checkpoint("indexer", "smollm2-135m").stat().st_size < 6e6 and total < 6.1e6
+
+    @pytest.mark.weights
+    def test_holds_on_held_out_text_what_was_recorded(self, smollm2: Decoder) -> None:
+        """One held-out window of the four, measured anew."""
+        seen = take(smollm2, next(held_out_windows(smollm2)))
+        trained = {kind: read_weights(kind, "smollm2-135m") for kind in ("indexer", "gate")}
+        held = mass_by_layer([seen], (0.1,), trained)
+        means = {name: sum(by[0.1]) / 30 for name, by in held.items()}
+        for kind in trained:
+            recorded = read_recipe(kind, "smollm2-135m")["held_out_mass"][kind]["0.1"]
+            assert means[kind] == pytest.approx(sum(recorded) / 30, abs=0.04)
+        assert means["sinks + recent"] + 0.1 < means["indexer"] < means["oracle"]
+        assert means["Quest"] < means["gate"] < means["indexer"]
+
+    @pytest.mark.weights
+    def test_no_text_is_trained_on_and_judged_by(self, smollm2: Decoder) -> None:
+        """Windows for training, held-out ones and those of the quality bench share no token of the corpus."""
+        n = len(smollm2.tokenizer.encode(corpus()))
+        taught = [(int(share * n), 1024) for share in TRAINING]
+        judged = [(int(share * n), 1024) for share in HELD_OUT] + [(i * (n // 5), 1280) for i in range(5)]
+        assert not [(a, b) for a, m in taught for b, k in judged if a < b + k and b < a + m]
+
+    @pytest.mark.weights
+    def test_decodes_with_it_nearly_as_with_everything(self, smollm2: Decoder) -> None:
+        text = next(held_out_windows(smollm2, 400)).unsqueeze(0)
+        gaps = {}
+        for name, selection in (("indexer", Indexer(40)), ("first", SinksOnly(40))):
+            full, cache = Cache(smollm2), Cache(smollm2, selection=selection)
+            for each in (full, cache):
+                smollm2(text[:, :-6], each, last_only=True)
+            steps = [text[:, i : i + 1] for i in range(394, 400)]
+            log, mine = (
+                torch.cat([smollm2(ids, each) for ids in steps]).log_softmax(-1) for each in (full, cache)
+            )
+            gaps[name] = float((log.exp() * (log - mine)).sum(-1).mean())
+        assert gaps["indexer"] < gaps["first"] / 4, gaps
+
+
+class SinksOnly(Selection):
+    """Reads the first entries of the text: what an untrained choice may look like."""
+
+    def __init__(self, k: int):
+        self.k = k
+
+    def choose(self, queries, view, visible, scale, step) -> Pick:
+        return Pick(torch.arange(self.k).view(1, 1, -1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shlex
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from kvlab.learned.capture import Capture, capture, held_out_windows, training_w
 from kvlab.learned.evaluate import mass_by_layer
 from kvlab.learned.train import Recipe, train, untrained
 from kvlab.measure.machine import provenance
+from kvlab.measure.report import without_paths
 from kvlab.selection.trained import checkpoint, save_weights
 from kvlab.zoo.errors import need
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         held = mass_by_layer(judged, SHARES, {recipe.kind: weights}, recipe.page)
         path = args.out / checkpoint(recipe.kind, args.model).name
         save_weights(weights, path, {
-            "command": shlex.join(["kvlab", "train-indexer", *argv]),
+            "command": " ".join(["kvlab train-indexer", *map(without_paths, argv)]),
             "model": args.model,
             "recipe": dataclasses.asdict(recipe),
             "parameters": sum(weight.numel() for weight in weights.values()),
