@@ -18,14 +18,14 @@ from kvlab.measure.machine import device_name
 from kvlab.measure.report import Report
 
 from .l10 import NAME, prose
-from .l10_reach import answers, change, compare, frontier, full_layers, needle
+from .l10_reach import answers, change, compare, full_layers, needle
 
 TOKENS, BLOCK = 4096, 64
 CHAPTERS = ("typesseq", "specialnames", "debugger")
 EDGES = (1, 129, 257, 385, 513, 641, 769, 897, 1025)  # stretches of positions
 EVERY = 4
 KEYS = (71432, 90817, 35526, 48263)
-DISTANCES = (300, 600, 1000)
+DISTANCES = (300, 600)
 COMMAND = "python -m kvlab.lesson.l10_record"
 
 
@@ -42,9 +42,9 @@ def reach() -> Report:
     report.notes.append("change: relative change of a hidden state, mean over blocks of positions")
     for windowed in ((), full_layers(lm)):
         moved = change(lm, ids, other, windowed)
-        for layer, (row, end) in enumerate(zip(moved, frontier(moved), strict=True)):
+        for layer, row in enumerate(moved):
             blocks = [float(part.mean()) for part in row.split(BLOCK)]
-            report.add(windowed=windowed, layer=layer, frontier=end, change=blocks, at_last=float(row[-1]))
+            report.add(windowed=windowed, layer=layer, change=blocks, at_last=float(row[-1]))
     return report
 
 
@@ -70,12 +70,14 @@ def quality() -> Report:
 
 @torch.no_grad()
 def needles() -> Report:
-    """Keys stated once and asked for later, with all full layers or one of them windowed."""
+    """Keys stated once and asked for later, with all full layers windowed, or the second, or the last."""
     lm = kvlab.load(NAME)
     parameters = {"chapters": CHAPTERS, "keys": KEYS, "distances": DISTANCES}
     report = Report("hybrid-needles", device_name(lm.device), parameters, f"{COMMAND} needles")
-    cases = _cases(full_layers(lm))
+    every = full_layers(lm)
     for far in DISTANCES:
+        inside = far < lm.config.sliding_window  # there a single layer makes no difference
+        cases = [(), every] if inside else [(), every, *[(layer,) for layer in every[1:]]]
         asked = [needle(lm, key, far, CHAPTERS[i % 3]) for i, key in enumerate(KEYS)]
         said = [answers(lm, one, cases) for one in tqdm(asked, desc=f"{far} tokens")]
         for i, windowed in enumerate(cases):
