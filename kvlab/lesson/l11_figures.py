@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .figures import Line, as_array, attention_maps, curves
+from .figures import as_array, attention_maps
 from .l11 import WAYS, Trace
 from .recorded import NotMeasured, Recorded
 from .style import BLUE, GREEN, INK, RUST, Drawing, dark_text, direct_labels, drawing, styled
@@ -15,10 +15,9 @@ OF_WAY = dict(zip(WAYS, (RUST, BLUE, GREEN), strict=True))
 KEPT = {"nothing": "nothing kept", "self": "self cache", "self + cross": "self + cross cache"}
 
 
-def alignment(found: Trace, title: str, words: int | None = None) -> Drawing:
-    """The cross-attention map, words said by words of the source; those after the first `words` are blank."""
+def alignment(found: Trace, title: str) -> Drawing:
+    """The cross-attention map: rows are the words said, columns those of the source."""
     map = as_array(found.map)
-    map[len(found.target) if words is None else words :] = np.nan
     alt = f"cross-attention: which of {len(found.source)} source words each of {len(found.target)} looks at"
     figure = attention_maps([map], found.target, [title], keys=found.source, columns=1, alt=alt)
     figure.axes[0].set_ylabel("word said")
@@ -36,9 +35,7 @@ def rows_figure(found: Trace) -> Drawing:
         for way, rows in found.rows.items():
             done = [sum(getattr(rows, part)[:step]) for step in steps]
             under = way == "self"  # wide and below: where it lies on another line, both can be seen
-            ax.plot(
-                steps, done, color=OF_WAY[way], linewidth=5 if under else 1.8, zorder=2 if under else 3
-            )
+            ax.plot(steps, done, color=OF_WAY[way], linewidth=5 if under else 1.8, zorder=2 if under else 3)
         ax.set_title(name, fontsize=9.5)
         ax.set_xlabel("words said")
         ax.set_ylim(bottom=0)
@@ -110,11 +107,13 @@ def speedups(run: Recorded | NotMeasured, of: str, over: str) -> list[tuple[int,
     return found
 
 
+@styled
 def loss_curve(record: Mapping[str, Sequence[tuple[int, float]]]) -> Drawing:
-    """The losses of the translator's training, nats a word."""
+    """The losses of the translator's training, nats a word; what was recorded as 0 is drawn at 0.00001."""
     steps, losses = zip(*record["loss"], strict=True)
-    figure = curves(steps, [Line("training loss", losses)], x_label="steps", y_label="nats a word")
-    figure.axes[0].set_yscale("symlog", linthresh=1e-3)
-    figure.alt = "the loss of the training falls by three powers of ten"
+    figure, (ax,) = drawing(5.6, 2.6, alt="the loss of the training falls by three powers of ten and more")
+    ax.plot(steps, [max(lost, 1e-5) for lost in losses], color=BLUE, linewidth=1.4)
+    ax.set_yscale("log")
+    ax.set_xlabel("steps of 64 pairs")
+    ax.set_ylabel("loss (nats a word)")
     return figure
-

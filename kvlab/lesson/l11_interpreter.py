@@ -12,8 +12,8 @@ from kvlab.translation.languages import LARGEST
 
 from .figures import as_array
 from .l11 import WAYS, Trace, trace_number, work
-from .l11_figures import KEPT, OF_WAY, alignment
-from .style import Drawing
+from .l11_figures import KEPT, OF_WAY
+from .style import ATTENTION, ATTENTION_NORM, Drawing, drawing, styled
 from .tables import card, heat_table, inline, plain_table
 from .widgets import Exhibit, live
 
@@ -59,6 +59,29 @@ def _sentence(found: Trace, words: int, way: str) -> str:
     return "<br>" + inline(f"This word, with {KEPT[way]}: {parts}.")
 
 
+@styled
+def interpreter_figure(found: Trace, words: int, lm: Translator) -> Drawing:
+    """The alignment so far and the work so far as a picture, for places where no widget runs."""
+    alt = f"the alignment after {words} of {len(found.target)} words, and the multiply-adds by what is kept"
+    figure, (left, right) = drawing(8.4, 3.2, alt=alt, columns=2)
+    map = as_array(found.map)
+    map[words:] = np.nan
+    left.imshow(map, cmap=ATTENTION, norm=ATTENTION_NORM)
+    left.set_xticks(range(len(found.source)), found.source, rotation=90, fontsize=8)
+    left.set_yticks(range(len(found.target)), found.target, fontsize=8)
+    left.set(xlabel="word of the source", ylabel="word said", title="Who looks at whom")
+    left.grid(False)
+    for y, (way, *_, done) in enumerate(counters(found, words, lm)):
+        right.barh(y, done / 1e6, color=OF_WAY[way])
+        right.text(done / 1e6, y, f" {done / 1e6:.1f} M", va="center", fontsize=9)
+    right.set_yticks(range(len(KEPT)), list(KEPT.values()))
+    right.invert_yaxis()
+    right.margins(x=0.2)
+    right.set(xlabel="multiply-adds (millions)", title=f"Work after {words} words")
+    right.grid(visible=False, axis="y")
+    return figure
+
+
 class Interpreter(Exhibit):
     """`.number`, `.languages`, `.words`, `.next`, `.kept`; `.view.html.value` is what they show."""
 
@@ -100,7 +123,7 @@ class Interpreter(Exhibit):
 
     def _drawn(self, number: int, languages: str, words: int) -> Drawing:
         of, to = languages.split(" → ")
-        return alignment(self._trace(number, of, to), f"{number:,}, {languages}, after {words} words", words)
+        return interpreter_figure(self._trace(number, of, to), words, self.lm)
 
 
 def interpreter(lm: Translator, number: int = 342, languages: str = "en → de", words: int = 3) -> Interpreter:
