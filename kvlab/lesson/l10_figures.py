@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
@@ -46,10 +47,9 @@ def map_figure(
         pooled = np.where(np.tri(n // grain, dtype=bool), pooled, np.nan)
         image = ax.imshow(pooled, cmap=ATTENTION, norm=ATTENTION_NORM, extent=(0, n, n, 0))
         ax.plot([0, n - window], [window, n], color=RUST, linewidth=1.2, linestyle=(0, (4, 3)))
-        ax.annotate(
-            f"{window} tokens back", (0.42 * (n - window), window + 0.42 * (n - window)), (-4, -4),
-            textcoords="offset points", ha="right", va="top", color=RUST, fontsize=9,
-        )  # fmt: skip
+        middle = 0.3 * (n - window), window + 0.3 * (n - window)
+        look: dict[str, Any] = {"ha": "left", "va": "bottom", "color": RUST, "fontsize": 9}
+        ax.annotate(f"{window} tokens back", middle, (6, 4), textcoords="offset points", **look)
         ax.grid(False)
         ax.set(xlabel="key's position", ylabel="query's position")
         ax.set_title(f"layer {layer}, {kind}, head {head}", fontsize=10)

@@ -89,12 +89,13 @@ def load() -> tuple[Any, PieceTokenizer]:
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
     c, folder = SHAPES[NAME], zoo.fetch(NAME)
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    names += ("num_key_value_heads", "head_dim", "rms_norm_eps", "sliding_window", "rope_theta")
-    shape = {name: getattr(c, name) for name in (*names, "bos_token_id", "pad_token_id")}
-    config = Gemma3TextConfig(
-        **shape, query_pre_attn_scalar=256, sliding_window_pattern=6, rope_local_base_freq=c.rope_local_theta
+    names = (
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
     )
+    names += "head_dim rms_norm_eps sliding_window rope_theta bos_token_id pad_token_id"
+    shape = {name: getattr(c, name) for name in names.split()}
+    shape |= {"rope_local_base_freq": c.rope_local_theta, "sliding_window_pattern": 6}
+    config = Gemma3TextConfig(**shape, query_pre_attn_scalar=256)
     weights = {f"model.{name}": w for name, w in load_file(folder / "model.safetensors").items()}
     model = Gemma3ForCausalLM.from_pretrained(None, config=config, state_dict=weights)
     return model.eval(), PieceTokenizer.from_file(folder / "tokenizer.json", c)

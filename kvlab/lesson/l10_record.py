@@ -76,7 +76,7 @@ def needles() -> Report:
     report = Report("hybrid-needles", device_name(lm.device), parameters, f"{COMMAND} needles")
     every = full_layers(lm)
     for far in DISTANCES:
-        inside = far < lm.config.sliding_window  # there a single layer makes no difference
+        inside = far < (lm.config.sliding_window or 0)  # there a single layer makes no difference
         cases = [(), every] if inside else [(), every, *[(layer,) for layer in every[1:]]]
         asked = [needle(lm, key, far, CHAPTERS[i % 3]) for i, key in enumerate(KEYS)]
         said = [answers(lm, one, cases) for one in tqdm(asked, desc=f"{far} tokens")]
