@@ -215,10 +215,11 @@ def test_a_lossy_cache_loses_something(make: Callable[[], Any]) -> None:
 CLASSES = {
     "decoded-keys-are-stored-plain": "positions-from-stored-length | mixed-rotation",
     "one-static-cache-for-all-texts": "static-not-reset | another-prompts-cache",
+    "positions-count-what-an-eviction-left": "capacity-becomes-window | positions-from-stored-length",
+    "lists-of-the-last-dozen": "capacity-becomes-window | positions-from-stored-length",
 }
 UNNAMED = {  # where it fails, what it says
     "later-positions-one-too-far-and-no-model": "unknown: without a model nothing tells where it was put",
-    "positions-count-what-an-eviction-left": "unknown: right up to token 10, as where a store is full",
 }
 FALSE_ALARMS: dict[str, str] = {}
 

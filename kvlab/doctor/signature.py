@@ -99,8 +99,9 @@ def _not_stored(patient: Patient, token: int) -> Told | None:
 
 def _forgotten(patient: Patient, token: int) -> Told | None:
     """Old tokens that go out of sight by and by; where none do that should not, positions are left."""
-    gone = lost(patient, token - 1, token + FAR, sorted({0, 1, token // 2, token, token + FAR // 2}))
-    if gone and max(gone) <= token:
+    newest = token + FAR - 2
+    gone = lost(patient, token - 1, token + FAR, sorted({0, 1, token // 2, token, token + FAR // 2, newest}))
+    if gone and newest not in gone:
         return (
             OUT_OF_SIGHT,
             f"right up to token {token - 1}; {FAR} tokens later, tokens {gone} are out of sight",
