@@ -10,6 +10,7 @@ from torch import Tensor
 
 import kvlab
 from kvlab.eviction import Eviction
+from kvlab.measure.quality import Settings, quality
 from kvlab.measure.quality_stats import Interval, t_interval, wilson
 from kvlab.stores import Step, View
 
@@ -179,3 +180,34 @@ def at(found: list[Point], name: str, budget: int) -> Point:
         if (point.name, point.budget) == (name, budget):
             return point
     raise LookupError(f"{name} at {budget} % was not recorded")
+
+
+# --- measured as the notebook runs ------------------------------------------------------------------------
+
+
+class LengthForPosition(kvlab.SnapKV):
+    """The mistake: what comes after the eviction is turned to its slot, the stored length."""
+
+    plain_keys = True
+
+    def rope(self, positions: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        slot = torch.arange(positions.shape[-1], device=positions.device).expand_as(positions)
+        place = torch.where(slot < self.budget, positions, slot)  # until an eviction both are the same
+        return place[..., -step.tokens :], place
+
+
+def kl_here(lm: Decoder, evictions: dict[str, Eviction]) -> dict[str, float]:
+    """KL on the first text of the recorded run, token by token through a real cache."""
+    settings = Settings(offsets=1, tokens=256, further=48, evaluations=("kl",))
+    made = {name: _factory(lm, eviction) for name, eviction in evictions.items()}
+    found = quality(lm, made, settings, progress=False)
+    return {name: result["kl"][0] for name, result in found.items()}
+
+
+def _factory(lm: Decoder, eviction: Eviction) -> Any:
+    return lambda task: kvlab.Cache(lm, eviction=eviction)
+
+
+def weigh(keys: Tensor, values: Tensor, query: Tensor, bias: Tensor) -> Tensor:
+    """What one query mixes: keys and values `[entries, head_dim]`, query `[head_dim]`, bias `[entries]`."""
+    return (keys @ query / keys.shape[1] ** 0.5 + bias).softmax(0) @ values
