@@ -9,11 +9,11 @@ import torch
 from small import CONFIG, ids, logits_of, model, same
 
 from kvlab import Cache, CacheError, SinkRecent, record
-from kvlab.learned import Recipe, capture, held_out_windows, mass_by_layer, train, training_windows
+from kvlab.learned import Recipe, capture, held_out_windows, mass_by_layer, train
 from kvlab.learned.capture import HELD_OUT, TRAINING
 from kvlab.learned.cli import take
-from kvlab.measure.quality_texts import corpus
 from kvlab.learned.train import divergence, untrained
+from kvlab.measure.quality_texts import corpus
 from kvlab.model import Decoder
 from kvlab.selection import Gate, Indexer, Pick, Selection, gate, indexer
 from kvlab.selection.trained import checkpoint, read_recipe, read_weights, save_weights

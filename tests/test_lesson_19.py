@@ -1,0 +1,116 @@
+"""Lesson 19: one layer's indexer taught live, what was recorded of all layers, and the widget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kvlab.learned import Capture
+from kvlab.lesson import l19, l19_figures, l19_pupil
+from kvlab.lesson.style import BLUE, RUST
+from kvlab.model import Decoder
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
+TOKENS, ROWS = 640, 8
+
+
+def window(seed: int) -> Capture:
+    """Made up: two layers, two KV heads; attention that a linear map of queries and keys explains."""
+    draw = torch.Generator().manual_seed(seed)
+    rule = torch.randn(16, 8, generator=torch.Generator().manual_seed(9))
+    queries, keys = torch.randn(2, ROWS, 16, generator=draw), torch.randn(2, TOKENS, 8, generator=draw)
+    at = torch.arange(TOKENS - ROWS, TOKENS)
+    scores = (queries @ rule @ keys.transpose(-1, -2)).masked_fill(torch.arange(TOKENS) > at[:, None], -1e9)
+    attention = (scores / 4).softmax(-1).unsqueeze(1).expand(-1, 2, -1, -1).contiguous()
+    return Capture(at, queries, keys, attention)
+
+
+# --- one layer ------------------------------------------------------------------------------------------
+
+
+def test_a_pupil_learns_and_tells_how_far_it_is() -> None:
+    pupil = l19.Pupil(window(0), window(1), layer=1)
+    pupil.teach(60)
+    assert pupil.steps == 60 and [steps for steps, _ in pupil.history] == [0, 60]
+    assert pupil.losses[-1] < pupil.losses[0]
+    yardsticks = pupil.yardsticks(0.1)
+    assert pupil.mass(0.1) <= yardsticks["oracle"] and set(yardsticks) == {"oracle", "sinks + recent"}
+    pupil.teach(1000)
+    assert pupil.steps == pupil.recipe.steps  # the recipe's end is the end
+
+
+def test_what_is_chosen_is_what_it_ranks_highest() -> None:
+    pupil = l19.Pupil(window(0), window(1), layer=0)
+    attention, picked = pupil.chosen(2)
+    assert attention.sum().item() == pytest.approx(1) and int(picked.sum()) == int((TOKENS - ROWS + 3) * 0.1)
+    assert not picked[TOKENS - ROWS + 3 :].any()  # the future
+
+
+def test_a_layer_alone_is_that_layer_of_all() -> None:
+    seen = window(3)
+    assert torch.equal(l19.of_layer(seen, 1).keys[0], seen.keys[1])
+    assert torch.equal(l19.of_layer(seen, 1).attention[0], seen.attention[1])
+
+
+@pytest.mark.weights
+def test_what_the_lesson_says_of_layer_5(smollm2: Decoder) -> None:
+    taught, judged = l19.windows(smollm2)
+    pupil = l19.Pupil(taught, judged, layer=5)
+    assert 0.05 < pupil.mass(0.1) < 0.2
+    yardsticks = pupil.yardsticks(0.1)
+    assert round(yardsticks["oracle"], 2) == 0.91 and round(yardsticks["sinks + recent"], 2) == 0.39
+    pupil.teach(100)
+    assert 0.82 < pupil.mass(0.1) < 0.9 and pupil.dead() < 0.1
+    wide = l19.Pupil(taught, judged, layer=5, width=1.0)
+    wide.teach(100)
+    assert wide.mass(0.1) < 0.1 and wide.dead() > 0.8
+    assert wide.losses[0] > 40 and wide.losses[-1] < 6
+
+
+# --- the record -----------------------------------------------------------------------------------------
+
+
+def test_what_the_lesson_says_of_its_record() -> None:
+    means = {name: round(100 * l19.mean(by)) for name, by in l19.masses(0.1).items()}
+    assert means == {
+        "oracle": 89, "oracle by head": 91, "indexer": 87, "gate": 70, "Quest": 66, "sinks + recent": 70,
+    }  # fmt: skip
+    masses, gains = l19.masses(0.1), l19.gains(0.1)
+    gaps = [best - mine for best, mine in zip(masses["oracle"], masses["indexer"], strict=True)]
+    assert max(gaps) < 0.04
+    near = [s / best for s, best in zip(masses["sinks + recent"], masses["oracle"], strict=True)]
+    assert all(near[layer] < 0.41 for layer in range(3, 9))
+    assert [layer for layer, part in enumerate(near) if part > 0.96] == [12, 13, 16, 19, 25, 27]
+    assert sorted(sorted(range(30), key=lambda i: -gains[i])[:6]) == [3, 4, 5, 6, 7, 8]
+    assert max(gains) > 10 * min(gains) > 0
+    made = l19.trained()
+    assert made["parameters"] == 2_465_280 and made["recipe"]["steps"] == 400 and l19.recipe().width == 0.1
+
+
+# --- figures and the widget -----------------------------------------------------------------------------
+
+
+def test_figures_plot_what_they_are_given() -> None:
+    (ax,) = l19_figures.by_layer({"oracle": [0.9, 0.8], "indexer": [0.8, 0.7]}, 0.1).axes
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.9, 0.8], [0.8, 0.7]]
+    (ax,) = l19_figures.loss_curve({"gate": [(20, 2.0), (40, 0.5)]}).axes
+    assert ax.lines[0].get_ydata().tolist() == [2.0, 0.5]
+    pupil = l19.Pupil(window(0), window(1), layer=0)
+    left, right = l19_figures.pupil_figure(pupil, 3).axes
+    colours = {bar.get_facecolor() for bar in left.patches}
+    assert len(colours) == 2 and sum(bar.get_height() for bar in left.patches) == pytest.approx(1, abs=1e-5)
+    assert right.lines[0].get_ydata().tolist() == [pupil.history[0][1]]
+    assert BLUE != RUST
+
+
+def test_the_school_teaches_and_starts_again() -> None:
+    school = l19_pupil.school(window(0), window(1), layer=0, row=2)
+    before = school.view.html.value
+    school.train.click()
+    assert school.pupil.steps == 20 and school.view.html.value != before
+    school.row.value = 3
+    assert school.pupil.steps == 20
+    school.again.click()
+    assert school.pupil.steps == 0
+    data, _ = school._repr_mimebundle_()
+    assert data["image/png"] and data["text/plain"].startswith("[widget] School")
