@@ -211,6 +211,8 @@ _fewer(
 _fewer("h2o", "half the newest, half those with most attention so far", lambda lm, n: kvlab.H2O(n))
 _fewer("tova", "what the last query attends to", lambda lm, n: kvlab.TOVA(n))
 _fewer("snapkv", "what the prompt's last 32 queries attend to", lambda lm, n: kvlab.SnapKV(n, _last(n)))
+_fewer("snapkv-wide", "SnapKV from 16 queries, pooled over 13 neighbours",
+       lambda lm, n: kvlab.SnapKV(n, min(16, n // 2), kernel=13))  # fmt: skip
 _fewer("adakv", "SnapKV, one budget for a layer's heads", lambda lm, n: kvlab.AdaKV(n, _last(n)))
 _fewer("pyramidkv", "SnapKV, less from layer to layer",
        lambda lm, n: kvlab.PyramidKV(n, lm.config.num_hidden_layers, _last(n)))  # fmt: skip
