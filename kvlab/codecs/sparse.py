@@ -71,7 +71,7 @@ class Mustafar(Codec):
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
         mask = unpack_bits(packed["bitmap"])
         rank = mask.cumsum(-1, dtype=torch.int64) - 1  # place among the numbers that stayed
-        return packed["value"].to(dtype).gather(-1, rank.clamp_(min=0)).mul_(mask)
+        return packed["value"].to(dtype).gather(-1, rank.clamp_(min=0)).masked_fill_(mask == 0, 0)
 
 
 def largest(x: Tensor, k: int) -> Tensor:

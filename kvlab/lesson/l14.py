@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kvlab.codecs import Codec, Quantize, simhash
+from kvlab.codecs import Codec, Packed, Quantize, simhash
 from kvlab.codecs.calibrate import entries
-from kvlab.codecs.entropy import histogram
+from kvlab.codecs.entropy import EntropyCoder, histogram
 from kvlab.codecs.huffman import code_lengths
 from kvlab.codecs.packing import unpack
 from kvlab.codecs.ragged import Ragged
@@ -117,12 +117,30 @@ def alphabet(codec: Quantize | Any, x: Tensor, levels: int) -> Alphabet:
     return Alphabet(counts, code_lengths(counts))
 
 
-def flip(stream: Ragged, block: int, byte: int = 5) -> Ragged:
-    """A copy in which one bit of one block of the first head is wrong."""
+def flip(packed: Packed, bit: int) -> Packed:
+    """A copy in which one bit of the first stream is wrong."""
+    stream: Ragged = packed["stream0"]
     data = stream.data.clone()
-    start = int(stream.spans()[0][0, 0, block])
-    data[0, 0, start + byte] ^= 16
-    return Ragged(data, stream.ends)
+    data[0, 0, bit // 8] ^= 128 >> bit % 8
+    return {**packed, "stream0": Ragged(data, stream.ends)}
+
+
+def damage(coder: EntropyCoder, packed: Packed, flips: int = 60) -> list[float]:
+    """The share of codes of the first stream that come out wrong, for each of `flips` wrong bits in it.
+
+    Every other stream must come out as it was.
+
+    Raises:
+        AssertionError: a wrong bit reached another stream.
+    """
+    right, found = unpack(coder.decode(packed), coder.bits), []
+    n = 8 * int(packed["stream0"].spans()[1][0, 0, 0])
+    for bit in range(n // flips // 2, n, n // flips):
+        wrong = unpack(coder.decode(flip(packed, bit)), coder.bits) != right
+        first = wrong[:, :, : coder.block]
+        assert not wrong[:, 1:].any() and not wrong[:, :, coder.block :].any()
+        found.append(float(first[0, 0].float().mean()))
+    return found
 
 
 # --- near duplicates --------------------------------------------------------------------------------------
@@ -153,8 +171,6 @@ class Point:
     nbytes: float
     kl: Interval
     offsets: tuple[float, ...]  # the KL of each text
-    right: int  # needles found
-    asked: int
 
 
 def points(run: Recorded, methods: Iterable[str] = ()) -> list[Point]:
@@ -163,9 +179,7 @@ def points(run: Recorded, methods: Iterable[str] = ()) -> list[Point]:
     found = []
     for name in methods or rows:
         row = rows[name]
-        asked = [hit for length in row["needles"].values() for kind in length.values() for hit in kind]
-        kl = t_interval(row["kl"])
-        found.append(Point(name, row["bytes"]["marginal"], kl, tuple(row["kl"]), sum(asked), len(asked)))
+        found.append(Point(name, row["bytes"]["marginal"], t_interval(row["kl"]), tuple(row["kl"])))
     return found
 
 

@@ -85,12 +85,11 @@ def dial_figure(dial: Dial, kept: int, format: str, stream: str) -> Drawing:
         one.set_xlabel("channel")
         one.set_xticks([0, dial.dim // 2, dial.dim - 1])
     before.set_ylabel("token")
-    before.set_title(stream, fontsize=10)
     ax.barh([0], [0], 0.5, color=COLOURS[0])
     ax.barh([0], [0], 0.5, color=COLOURS[3])
     ax.barh([0], [0], 0.5, color=COLOURS[4])
     ax.barh([1, 2], [2 * dial.dim, 5 * dial.dim / 8], 0.5, color=GRID)
-    ax.set_yticks([0, 1, 2], ["pruned", "float16", "4 bits"])
+    ax.set_yticks([0, 1, 2], ["bitmap,\n4 bits", "float16", "4 bits"])  # room for the widest
     ax.invert_yaxis()
     ax.set_xlim(0, 3.2 * dial.dim)
     ax.set_xlabel("bytes a vector")
@@ -102,6 +101,7 @@ def dial_figure(dial: Dial, kept: int, format: str, stream: str) -> Drawing:
     return figure
 
 
+@styled
 def redraw(figure: Drawing, dial: Dial, kept: int, format: str, stream: str) -> Drawing:
     """The same figure at another setting."""
     found = dial.read(kept, format, stream)
@@ -111,8 +111,9 @@ def redraw(figure: Drawing, dial: Dial, kept: int, format: str, stream: str) -> 
     for one, data in ((before, x), (after, torch.where(found.back == 0, torch.nan, found.back))):
         one.images[0].set_data(np.asarray(data))
         one.images[0].set_clim(-top, top)
-    before.set_title(stream, fontsize=10)
+    before.set_title(f"{stream}, layer {dial.layer}", fontsize=10)
     after.set_title(f"{kept} of {dial.dim} stay", fontsize=10)
+    ax.set_yticks([0, 1, 2], [format.replace(", ", ",\n"), "float16", "4 bits"])
     left = 0.0
     for patch, size in zip(ax.patches[:3], (found.values, found.index, found.scales), strict=True):
         assert isinstance(patch, Rectangle)
@@ -131,7 +132,7 @@ class DialBox(Exhibit):
     """The widget; its parts are attributes, for tests."""
 
     def __init__(self, dial: Dial, kept: int = 32) -> None:
-        self.kept = IntSlider(kept, 1, dial.dim, description="stay")
+        self.kept = IntSlider(kept, 2, dial.dim, 2, description="stay")
         self.format = ToggleButtons(options=FORMATS, description="format")
         self.stream = ToggleButtons(options=("keys", "values"), description="stream")
         figure = dial_figure(dial, kept, FORMATS[0], "keys")

@@ -114,8 +114,8 @@ def quality_figure(
                 color=colour, fontsize=9,
             )  # fmt: skip
     ax.axvline(PLAIN, color=QUIET, linewidth=1.2, linestyle=(0, (5, 3)))
-    ax.annotate("float16", (PLAIN, 0.98), (-4, 0), xycoords=("data", "axes fraction"), color=QUIET, fontsize=9,
-                textcoords="offset points", ha="right", va="top")  # fmt: skip
+    ax.annotate("float16", (PLAIN, 0.98), (-4, 0), xycoords=("data", "axes fraction"), color=QUIET,
+                fontsize=9, textcoords="offset points", ha="right", va="top")  # fmt: skip
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ticks = [2500, 5000, 10000, 20000]
