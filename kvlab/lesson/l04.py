@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kvlab.doctor.gallery import GALLERY, Damage, damage
 
@@ -50,7 +49,7 @@ class Stage:
 
     def fill(self, names: Iterable[str] = GALLERY) -> Stage:
         """Run all of `names` that have not run yet."""
-        for name in tqdm([n for n in names if n not in self._done], leave=False):
+        for name in names:
             _ = self[name]
         return self
 
