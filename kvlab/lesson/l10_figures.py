@@ -44,7 +44,7 @@ def map_figure(
         weights = record.attention[layer][0, head].cpu().numpy()
         n = len(weights) // grain * grain
         pooled = weights[:n, :n].reshape(n // grain, grain, n // grain, grain).max(axis=(1, 3))
-        pooled = np.where(np.tri(n // grain, dtype=bool), pooled, np.nan)
+        pooled = np.where(pooled > 0, pooled, np.nan)  # what is masked stays blank
         image = ax.imshow(pooled, cmap=ATTENTION, norm=ATTENTION_NORM, extent=(0, n, n, 0))
         ax.plot([0, n - window], [window, n], color=RUST, linewidth=1.2, linestyle=(0, (4, 3)))
         middle = 0.3 * (n - window), window + 0.3 * (n - window)
