@@ -23,8 +23,13 @@ from kvlab.measure.tables import table
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
 
-CODECS: dict[str, Codec | None] = {"exact": None, "Int8": Int8(), "KIVI-4": KIVI(4), "KIVI-2": KIVI(2)}
 SLACK = 64  # tokens before the measured ones that are appended first, so that no buffer grows meanwhile
+
+
+def codecs(dim: int) -> dict[str, Codec]:
+    """What is measured, for heads of `dim` numbers."""
+    group = min(32, dim)
+    return {"Int8": Int8(), "KIVI-4": KIVI(4, group), "KIVI-2": KIVI(2, group)}
 
 
 def peak_extra_bytes(call: partial[object], device: torch.device) -> int:
@@ -56,13 +61,13 @@ def peak_extra_bytes(call: partial[object], device: torch.device) -> int:
 
 def packed(lm: Decoder, name: str, tokens: int, blocks: Iterable[int], repeats: int, report: Report) -> None:
     """Rows for one context: every codec, decoded at once and in blocks; samples are taken in turn."""
-    ways: list[tuple[str, int | None]] = [("exact", None)]
-    ways += [(codec, block) for codec in CODECS if codec != "exact" for block in (None, *blocks)]
+    found = codecs(lm.config.head_dim)
+    ways = [("exact", None), *((codec, block) for codec in found for block in (None, *blocks))]
     ids = torch.zeros(1, 1, dtype=torch.int64, device=lm.device)
     with torch.no_grad():
         caches = {}
         for codec, block in ways:
-            caches[codec, block] = Cache(lm, codec=CODECS[codec], blockwise=block)
+            caches[codec, block] = Cache(lm, codec=found.get(codec), blockwise=block)
             append(caches[codec, block], tokens - SLACK)
             append(caches[codec, block], SLACK)  # buffers have room from now on
         steps = {f"{codec} {block}": partial(lm, ids, caches[codec, block]) for codec, block in ways}
