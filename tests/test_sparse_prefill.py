@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from small import CONFIG, ids, model
 
 from kvlab import Cache
+from kvlab.model import flex
 from kvlab.model.sparse_prefill import tiles
 from kvlab.selection import AShape, BigBird, Dilated, FixedColumns, LocalWindow, Longformer, Pattern, Strided
 
@@ -95,3 +96,23 @@ def test_a_prompt_counts_what_its_tiles_gather() -> None:
     assert [layer.entries_read for layer in cache.layers] == [2 * slots] * 3
     assert cache.layers[0].bytes_read == slots * 2 * 2 * 4 * 8  # K and V, KV heads, head_dim, float64
     assert slots < 200 * 2
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [AShape(4, 30), BigBird(16, 2, 1, 1), Strided(16), Longformer(20, (0, 40)), FixedColumns(32, 3)],
+)
+def test_flex_attention_gives_the_same(monkeypatch, pattern: Pattern) -> None:
+    """In plain PyTorch here, which is what its CUDA kernel has to match; blocks without a pair are left out."""
+    lm = model(config=CONFIG.replace(layer_types=("full",) * 3))
+    text = ids(1, 300)
+    cache = Cache(lm, selection=pattern)
+    wanted = lm(text, cache)
+    calls = []
+    monkeypatch.setattr(flex, "runs", lambda q: calls.append(q.shape) or True)
+    flexed = Cache(lm, selection=pattern)
+    assert (lm(text, flexed) - wanted).abs().max() < 1e-10 and len(calls) == 3
+    if isinstance(pattern, AShape):  # own block, the one before, and the first
+        at = torch.arange(4096)
+        blocks = flex.blocks_of(pattern, 4096, None, at.device)
+        assert flex.entries_of(blocks) == 128 * (1 + 2 + 30 * 3)

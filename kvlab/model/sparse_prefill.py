@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from kvlab.model import flex
 from kvlab.model.attention import attend, implied, may_see
 from kvlab.model.selected import Read, joined, of_heads
 from kvlab.selection.base import Selection
@@ -89,6 +90,9 @@ def _all(q: Tensor, view: View, window: int | None, scale: float, step: Step, lo
 def _tiled(
     pattern: Pattern, q: Tensor, view: View, window: int | None, scale: float, step: Step, look: bool
 ) -> Read:
+    whole = view.positions is step.ledger and step.in_order and step.tokens == view.positions.shape[-1]
+    if whole and not look and view.bias is None and flex.runs(q):
+        return _flexed(pattern, q, view, window, scale, step)
     keys, values = view.read()  # [batch, kv_heads, slots, head_dim]; not copied where nothing is encoded
     read = Read(q.new_zeros(q.shape), 0, 0)
     if view.keys.exact() is None:
@@ -109,6 +113,18 @@ def _tiled(
             if read.seen is not None:
                 read.seen[rows, heads][..., tile.queries[:, None], tile.slots] = tile.mask
     return read
+
+
+def _flexed(pattern: Pattern, q: Tensor, view: View, window: int | None, scale: float, step: Step) -> Read:
+    """The whole prompt at once, by FlexAttention; the layers share the blocks."""
+    key = ("blocks", id(pattern), window)
+    if key not in step.plans:
+        step.plans[key] = flex.blocks_of(pattern, step.tokens, window, q.device)
+    blocks = step.plans[key]
+    keys, values = view.read()
+    entries = flex.entries_of(blocks) * keys.shape[:2].numel()
+    read = 2 * entries * keys.shape[-1] * keys.element_size()
+    return Read(flex.attend_flex(q, keys, values, blocks, scale), read, entries)
 
 
 def mask_shape(q: Tensor, keys: Tensor) -> tuple[int, int]:
