@@ -139,5 +139,10 @@ def test_what_the_lesson_says_of_its_records() -> None:
     assert found["dense"] == 1
     assert (round(found["window 1024"], 1), round(found["BigBird 32 × (5 + 1 + 2)"], 1)) == (2.9, 9.6)
     assert round(found["strided 64"], 1) == 1.9
+    longer = l17.times_dense(speed.rows, "prefill", 16384)
+    assert (round(longer["window 1024"], 1), round(longer["BigBird 32 × (5 + 1 + 2)"], 1)) == (4.9, 13.1)
+    assert round(longer["strided 64"], 1) == 3.3
+    pairs = {r["way"]: r["pairs"] for r in speed.select(kind="prefill", tokens=16384)}
+    assert round(pairs["dense"] / pairs["strided 64"]) == 43
     (axes, *_) = l17_figures.speed_figure(speed, [8192]).axes
     assert [bar.get_width() for bar in axes.patches] == list(found.values())

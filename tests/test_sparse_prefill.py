@@ -103,7 +103,7 @@ def test_a_prompt_counts_what_its_tiles_gather() -> None:
     [AShape(4, 30), BigBird(16, 2, 1, 1), Strided(16), Longformer(20, (0, 40)), FixedColumns(32, 3)],
 )
 def test_flex_attention_gives_the_same(monkeypatch, pattern: Pattern) -> None:
-    """In plain PyTorch here, which is what its CUDA kernel has to match; blocks without a pair are left out."""
+    """In plain PyTorch here, which its CUDA kernel has to match; blocks without a pair are left out."""
     lm = model(config=CONFIG.replace(layer_types=("full",) * 3))
     text = ids(1, 300)
     cache = Cache(lm, selection=pattern)

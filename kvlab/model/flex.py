@@ -51,7 +51,7 @@ def attend_flex(q: Tensor, keys: Tensor, values: Tensor, blocks: Any, scale: flo
     """
     from torch.nn.attention.flex_attention import flex_attention
 
-    attend: Callable[..., Any] = _kernel() if q.is_cuda else flex_attention
+    attend: Any = _kernel() if q.is_cuda else flex_attention
     gqa = q.shape[1] != keys.shape[1]
     return attend(q, keys, values, block_mask=blocks, scale=scale, enable_gqa=gqa)
 
