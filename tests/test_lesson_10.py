@@ -342,6 +342,7 @@ def test_where_no_layer_is_full_the_capacity_becomes_the_window(small_gemma: Dec
 def test_the_old_loop_still_runs_and_goes_on_today(small_gemma: Decoder) -> None:
     hf = l08_peer.peer(small_gemma)
     assert isinstance(hf, l08_peer.Peer)
+    assert l10_today.made_by_generate(hf, [3, 5, 7], "hybrid") == "DynamicCache"
     found = l10_old.manual_loop(hf.model, torch.tensor([[3, 5, 7, 9, 11]]), 4)
     assert found == l08.greedy(small_gemma, kvlab.Cache(small_gemma), [3, 5, 7, 9, 11], 4)
 

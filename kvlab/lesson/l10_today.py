@@ -83,3 +83,18 @@ def errors_of_static(hf: Peer, ids: Sequence[int], capacity: int) -> list[float]
     wanted = hf.model(torch.tensor([list(ids)]), use_cache=False).logits[0]  # [tokens, vocab]
     cache = hf.cache(capacity)
     return [float((hf.logits([i], cache) - row).abs().max()) for i, row in zip(ids, wanted, strict=True)]
+
+
+def made_by_generate(hf: Peer, ids: Sequence[int], implementation: str) -> str:
+    """The class of the cache that `generate` makes when it is asked for an implementation by name."""
+    from .l04_libraries import quiet
+
+    with quiet():
+        said = hf.model.generate(
+            torch.tensor([list(ids)]),
+            max_new_tokens=2,
+            do_sample=False,
+            return_dict_in_generate=True,
+            cache_implementation=implementation,
+        )
+    return type(said.past_key_values).__name__
