@@ -59,7 +59,7 @@ from kvlab.selection import (
     Strided,
     TopK,
 )
-from kvlab.stores import Dynamic, Hybrid, NoStore, Sliding, Static
+from kvlab.stores import Cross, Dynamic, Hybrid, NoStore, Sliding, Static
 from kvlab.zoo import ModelError, load, random
 
 __version__ = "0.1.0"
@@ -78,6 +78,7 @@ __all__ = [
     "ConsecutiveMerge",
     "Dilated",
     "Duo",
+    "Cross",
     "Dynamic",
     "ErrorBounded",
     "FixedColumns",
