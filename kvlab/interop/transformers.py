@@ -128,7 +128,8 @@ class TransformersReference(Reference):
 
         cache = DynamicCache()  # made without a config: it drops nothing, windows or not
         self._call(tokens, positions, visible, use_cache=True, past_key_values=cache)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        layers: list[Any] = cache.layers
+        return [(layer.keys, layer.values) for layer in layers]
 
     def _call(self, tokens: Tensor, positions: Tensor, visible: Tensor, **told: Any) -> Any:
         model = self.model
