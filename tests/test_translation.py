@@ -202,7 +202,7 @@ def test_a_text_a_batch_and_a_mixture(translator: Translator) -> None:
 def test_all_stores_say_the_same(translator: Translator) -> None:
     texts = [spelled(n, of) for n, of in ((7, "en"), (99_999, "fr"), (1_100, "en"))]
     wanted = [spelled(n, "de") for n in (7, 99_999, 1_100)]
-    for store in ("none", "dynamic", "cross"):
+    for store in ("none", "dynamic", "cross", kvlab.Static(capacity=16, batch=3)):
         assert translator.translate(texts, "de", store) == wanted
 
 

@@ -14,7 +14,7 @@ from kvlab.model.attention import attend, probabilities
 from kvlab.model.config import Config, TranslatorConfig
 from kvlab.model.decoder import Block, Decoder, Frame, RMSNorm
 from kvlab.model.linear import Linear
-from kvlab.stores.base import FREE, Layer, Step
+from kvlab.stores.base import FREE, Layer, Step, Store
 from kvlab.stores.cross import CrossLayer
 
 
@@ -189,12 +189,14 @@ class Translator(Decoder):
         return self.head(x[:, -tokens:])
 
     @overload
-    def translate(self, text: str, to: str, store: str = ...) -> str: ...
+    def translate(self, text: str, to: str, store: str | Store = ...) -> str: ...
 
     @overload
-    def translate(self, text: list[str], to: str, store: str = ...) -> list[str]: ...
+    def translate(self, text: list[str], to: str, store: str | Store = ...) -> list[str]: ...
 
-    def translate(self, text: str | list[str], to: str, store: str = "cross") -> str | list[str]:
+    def translate(
+        self, text: str | list[str], to: str, store: str | Store = "cross"
+    ) -> str | list[str]:
         """A number in words, or a batch of them, in language `to` ("en", "fr", "de").
 
         The language of each text is told by its words. `store` is that of the cache.

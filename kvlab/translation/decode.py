@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kvlab.cache import Cache
+from kvlab.stores.base import Store
 from kvlab.translation.words import Words
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 LONGEST = 16  # words; the longest number below 100,000 has eleven
 
 
-def translated(lm: Translator, texts: list[str], to: str, store: str = "cross") -> list[str]:
+def translated(lm: Translator, texts: list[str], to: str, store: str | Store = "cross") -> list[str]:
     """`Translator.translate`, for a list of texts."""
     words: Words = lm.tokenizer
     start = words.start(to)

@@ -46,7 +46,8 @@ def load(
 
     Args:
         name: one of `names()`, of which "translator" is an encoder–decoder; "hf:org/name" for a Llama,
-            Mistral or Gemma 3 checkpoint on the Hugging Face hub; or a folder with config.json, *.safetensors and tokenizer.json.
+            Mistral or Gemma 3 checkpoint on the Hugging Face hub; or a folder with config.json,
+            *.safetensors and tokenizer.json.
         device: "cpu", "cuda", …; None: "cuda" where PyTorch finds it, else "cpu".
         dtype: "float32", "bfloat16", "float16", "float64" or torch's own; None: float32.
 
