@@ -152,7 +152,7 @@ class Counted(Quantize):
 
 def decoded_at_once(lm: Decoder, ids: Tensor, blockwise: int | None) -> tuple[Tensor, int]:
     """Logits of the last of `ids [1, tokens]` over 4-bit entries, and the most tokens decoded at a time."""
-    codec = Counted(4, "token", 32)
+    codec = Counted(4, "token", min(32, lm.config.head_dim))
     cache = kvlab.Cache(lm, codec=codec, blockwise=blockwise)
     lm(ids[:, :-1], cache, last_only=True)
     codec.most = 0

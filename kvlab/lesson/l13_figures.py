@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from .l12 import kl, loudness
-from .l13 import BITS, peaks, slower
+from .l13 import peaks, slower
 from .recorded import Recorded
 from .style import (
     BLUE,
@@ -44,7 +44,6 @@ METHODS = {
     "KIVI": "kivi-{}-sink",
     "KIVI, plain keys": "plain-kivi-{}",
 }
-SHADES = dict(zip(METHODS, (RUST, BLUE, OCHRE, GREEN, PLUM, QUIET), strict=True))
 
 
 @styled
@@ -140,28 +139,31 @@ def rotary_figure(plain: Tensor, keys: Tensor, channel: int) -> Drawing:
 
 
 @styled
-def kl_figure(run: Recorded, point: tuple[int, float] | None = None) -> Drawing:
-    """Recorded KL of each method at 4, 3 and 2 bits a code, with intervals; `point`: measured just now."""
-    words = "KL of rotated and unrotated caches: all close at four bits, far apart at two"
-    figure, (ax,) = drawing(7.4, 3.9, alt=words)
+def kl_figure(run: Recorded, point: tuple[str, float] | None = None) -> Drawing:
+    """Recorded KL of each method with its interval, a row a method, a colour for each number of bits.
+
+    point: a row's name, and the KL of one text as it was measured just now.
+    """
+    figure, (ax,) = drawing(7.4, 3.4, alt="KL of rotated and unrotated caches, with intervals")
     there = {row["method"] for row in run.rows}
-    ends = []
-    for i, (name, pattern) in enumerate(METHODS.items()):
-        at = [b for b in BITS if pattern.format(b) in there]
-        found = [kl(run, pattern.format(b)) for b in at]
-        x = np.array(at) + 0.05 * (i - 2.5)
-        mean = np.array([f.mean for f in found])
-        spread = [mean - [f.low for f in found], [f.high for f in found] - mean]
-        ax.errorbar(x, mean, yerr=spread, color=SHADES[name], capsize=2, **MEASURED)
-        ends.append((mean[-1], name, SHADES[name]))
+    names = list(METHODS)
+    for b, colour in zip((4, 3, 2), (GREEN, BLUE, RUST), strict=True):
+        at = [i for i, name in enumerate(names) if METHODS[name].format(b) in there]
+        found = [kl(run, METHODS[names[i]].format(b)) for i in at]
+        if not found:
+            continue
+        mean = [f.mean for f in found]
+        sides = [[f.mean - f.low for f in found], [f.high - f.mean for f in found]]
+        ax.errorbar(mean, at, xerr=sides, fmt="o", color=colour, capsize=3, markersize=5)
+        ax.text(mean[0], at[0] - 0.3, f"{b} bits", color=dark_text(colour), ha="center", fontsize=9.5)
     if point is not None:
-        ax.plot(*point, marker="*", markersize=14, color=INK, markeredgecolor="white", zorder=5)
-    ax.set_yscale("log")
-    ax.set_xticks(BITS, [str(b) for b in BITS])
-    ax.set_xlim(4.3, 1.8)
-    ax.set_xlabel("bits a code")
-    ax.set_ylabel("KL to the full cache (nats a token)")
-    direct_labels(ax, ends, gap=12)
+        ax.plot(
+            point[1], names.index(point[0]), marker="*", markersize=14, color=INK, markeredgecolor="white"
+        )
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.8)
+    ax.set_xscale("log")
+    ax.set_xlabel("KL to the full cache (nats a token)")
     return figure
 
 
