@@ -154,9 +154,10 @@ def test_figures_plot_what_was_counted(found: l11.Trace, lm: Translator) -> None
     image = l11_figures.alignment(found, "342").axes[0].images[0].get_array()
     assert torch.allclose(torch.tensor(image.data), found.map.double())
     figure = l11_interpreter.interpreter_figure(found, 3, lm)
-    assert figure.axes[0].images[0].get_array().mask[3:].all() or torch.isnan(
-        torch.tensor(figure.axes[0].images[0].get_array().data[3:])
-    ).all()
+    assert (
+        figure.axes[0].images[0].get_array().mask[3:].all()
+        or torch.isnan(torch.tensor(figure.axes[0].images[0].get_array().data[3:])).all()
+    )
     (ax,) = l11_figures.loss_curve(read_record()).axes
     assert ax.lines[0].get_ydata().max() > 1 and ax.lines[0].get_ydata().min() == 1e-5
 
@@ -277,4 +278,4 @@ def test_plans_of_sound_and_video() -> None:
 def test_the_notebook_quotes_what_is_asserted_here() -> None:
     notebook = (Path(__file__).parents[1] / "notebooks" / "11_translation.ipynb").read_text(encoding="utf-8")
     for phrase in ("30 rows instead of 5", "7 times as long", "80 times the multiply-adds", "157 billion"):
-        assert phrase in notebook.replace("\\n\",\n    \"", " ")
+        assert phrase in notebook.replace('\\n",\n    "', " ")

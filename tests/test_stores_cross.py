@@ -240,12 +240,12 @@ def test_both_parts_are_counted_apart_and_plan_knows_them(
     assert parts(cache).own == batch * tokens * ENTRY
     assert cache.nbytes == parts(cache).own + parts(cache).cross
     assert cache.ledger_bytes == 4 * batch * (tokens + source)
-    plan = kvlab.plan(
-        lm, tokens, batch, bits=64, store="cross", source=source, prompt=prompt, weight_bits=64
-    )
+    plan = kvlab.plan(lm, tokens, batch, bits=64, store="cross", source=source, prompt=prompt, weight_bits=64)
     assert (plan.cache_bytes, plan.cross_bytes) == (cache.nbytes, parts(cache).cross)
-    assert plan.allocated_bytes == cache.allocated_bytes == sum(
-        size for layer in cache.layers for size in storages(layer).values()
+    assert (
+        plan.allocated_bytes
+        == cache.allocated_bytes
+        == sum(size for layer in cache.layers for size in storages(layer).values())
     )
     assert plan.step.cache_read == cache.bytes_read
     assert plan.weight_bytes == 8 * sum(p.numel() for p in lm.parameters())

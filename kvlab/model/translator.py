@@ -194,9 +194,7 @@ class Translator(Decoder):
     @overload
     def translate(self, text: list[str], to: str, store: str | Store = ...) -> list[str]: ...
 
-    def translate(
-        self, text: str | list[str], to: str, store: str | Store = "cross"
-    ) -> str | list[str]:
+    def translate(self, text: str | list[str], to: str, store: str | Store = "cross") -> str | list[str]:
         """A number in words, or a batch of them, in language `to` ("en", "fr", "de").
 
         The language of each text is told by its words. `store` is that of the cache.
