@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from exact_members import AllPages, KeepAll
+from exact_members import AllCodes, AllPages, ExactBlocks, HalfAndHalf, KeepAll
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import CONFIG, ids, model, same
 
 from kvlab import Cache, record
+from kvlab.compiled import why_not
 from kvlab.model.selected import attend_selected
 from kvlab.model.sparse_prefill import attend_prompt
 from kvlab.selection import (
@@ -294,3 +295,19 @@ def test_bad_parameters_are_refused_at_once(name: str) -> None:
 def test_what_cannot_work_is_refused_with_the_cache(knobs: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Cache(model(), **knobs)
+
+
+@pytest.mark.parametrize(
+    "selection", [HalfAndHalf(), AllPages(3), AllCodes()], ids=["heads", "pages", "codes"]
+)
+@pytest.mark.parametrize("codec", [ExactBlocks(), ExactBlocks(plain_keys=True), ExactBlocks(1, 0, 0)])
+def test_through_a_codec_the_same_entries_are_read(lm, selection, codec) -> None:
+    text = ids(1, 40)
+    plain, coded = Cache(lm), Cache(lm, selection=selection, codec=codec)
+    for a, b in ((0, 21), (21, 30), *((i, i + 1) for i in range(30, 40))):
+        assert same(lm(text[:, a:b], coded), lm(text[:, a:b], plain))
+
+
+def test_a_step_that_selects_is_not_compiled(lm) -> None:
+    reason = why_not(Cache(lm, store="static", capacity=8, selection=TopK(4)))
+    assert reason is not None and "other entries at every token" in reason
