@@ -25,10 +25,10 @@ def bytes_figure(dim: int = 64) -> Drawing:
         y = [vector_bytes(int(k), dim)[name] for k in kept]
         ax.plot(kept, y, color=colour, linewidth=2)
         ends.append((y[-1], name, colour))
-    for name, words in (("all", "all numbers, float16"), ("int4", "all numbers, 4 bits")):
+    for name, words, at in (("all", "all numbers, float16", 1), ("int4", "all numbers, 4 bits", 42)):
         level = vector_bytes(dim, dim)[name]
         ax.axhline(level, color=OTHER, linewidth=1.2, linestyle=(0, (5, 3)))
-        ax.annotate(words, (1, level), (0, 3), textcoords="offset points", color=OTHER, fontsize=9)
+        ax.annotate(words, (at, level), (0, 3), textcoords="offset points", color=OTHER, fontsize=9)
         for form, colour in (("bitmap", BITMAP), ("CSR", CSR)):
             k = break_even(form, name, dim)
             ax.plot(k, vector_bytes(k, dim)[form], "o", color=colour, markersize=6)
@@ -106,12 +106,12 @@ def quality_figure(
     figure, (ax,) = drawing(7.0, 3.9, alt="bytes a token against KL: pruning lies above quantization")
     for group, colour in ((points, COLOURS[0]), (others, QUIET)):
         for p in group:
-            low = max(p.kl.low, 0.2 * p.kl.mean)
+            low, left = max(p.kl.low, 0.2 * p.kl.mean), colour == QUIET or p.nbytes > 15000
             ax.plot([p.nbytes] * 2, [low, p.kl.high], color=colour, linewidth=1.4)
             ax.plot(p.nbytes, p.kl.mean, "o", color=colour, markersize=6)
             ax.annotate(
-                p.method, (p.nbytes, p.kl.mean), (7, 0), textcoords="offset points", va="center",
-                color=colour, fontsize=9,
+                p.method, (p.nbytes, p.kl.mean), (-7 if left else 7, 0), textcoords="offset points",
+                ha="right" if left else "left", va="center", color=colour, fontsize=9,
             )  # fmt: skip
     ax.axvline(PLAIN, color=QUIET, linewidth=1.2, linestyle=(0, (5, 3)))
     ax.annotate("float16", (PLAIN, 0.98), (-4, 0), xycoords=("data", "axes fraction"), color=QUIET,
