@@ -127,8 +127,8 @@ def policies(budget: int, layers: int) -> dict[str, Eviction]:
 
 NAMES = {
     "full": "full cache", "window": "window", "streaming": "StreamingLLM", "h2o": "H2O", "tova": "TOVA",
-    "snapkv": "SnapKV", "adakv": "AdaKV", "pyramidkv": "PyramidKV", "random": "random",
-    "merge-lsh": "merged, LSH", "merge-neighbours": "merged, neighbours",
+    "snapkv": "SnapKV", "snapkv-wide": "SnapKV, pooled 13", "adakv": "AdaKV", "pyramidkv": "PyramidKV",
+    "random": "random", "merge-lsh": "merged, LSH", "merge-neighbours": "merged, neighbours",
     "merge-neighbours-uncounted": "merged, no log(count)",
 }  # fmt: skip
 
@@ -156,11 +156,12 @@ class Point:
 
 def points(run: Recorded) -> list[Point]:
     """All that was recorded, best first within a budget."""
-    found = [_point(row) for row in run.rows]
+    found = [point(row) for row in run.rows]
     return sorted(found, key=lambda p: (-p.budget, p.interval.mean))
 
 
-def _point(row: dict[str, Any]) -> Point:
+def point(row: dict[str, Any]) -> Point:
+    """A row of the record."""
     name, _, share = row["method"].rpartition("-")
     if row["method"] == "full":
         name, share = "full", "100"

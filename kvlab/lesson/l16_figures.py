@@ -17,32 +17,33 @@ SHOWN = ("window", "StreamingLLM", "H2O", "SnapKV", "random")
 def budget_curves(found: list[Point], live: tuple[str, int, float] | None = None) -> Drawing:
     """KL with its 95 % interval, and needles found, against the budget; a star: measured here."""
     figure, (left, right) = drawing(
-        8.4, 3.6, alt="KL falls with the budget; needles stay lost long after KL is small", columns=2
+        8.8, 3.6, alt="KL falls with the budget; needles stay lost long after KL is small", columns=2
     )
-    for name, colour in zip(SHOWN, COLOURS, strict=True):
+    for i, (name, colour) in enumerate(zip(SHOWN, COLOURS, strict=True)):
         mine = sorted((p for p in found if p.name == name), key=lambda p: p.budget)
         if not mine:
             continue
-        budgets = [p.budget for p in mine]
+        budgets = [p.budget * 1.045 ** (i - 2) for p in mine]  # side by side, so that intervals can be seen
         means = [p.interval.mean for p in mine]
-        below = [min(m - p.interval.low, 0.95 * m) for m, p in zip(means, mine, strict=True)]
+        below = [min(m - p.interval.low, 0.9 * m) for m, p in zip(means, mine, strict=True)]
         above = [p.interval.high - m for m, p in zip(means, mine, strict=True)]
-        left.errorbar(budgets, means, (below, above), color=colour, capsize=3, **MEASURED)
-        right.plot(budgets, [p.right for p in mine], color=colour, **MEASURED)
-        left.annotate(name, (budgets[-1], means[-1]), (6, 0), textcoords="offset points", color=colour,
-                      va="center", fontsize=9)  # fmt: skip
+        left.errorbar(budgets, means, (below, above), color=colour, capsize=2, elinewidth=1, **MEASURED)
+        right.plot(budgets, [p.right for p in mine], color=colour, label=name, **MEASURED)
     if live:
-        left.plot(live[1], live[2], marker="*", markersize=14, color=INK, linestyle="", zorder=5)
+        left.plot(live[1] * 1.045 ** (SHOWN.index(live[0]) - 2), live[2], marker="*", markersize=13,
+                  color=INK, linestyle="", zorder=5)  # fmt: skip
+        right.plot([], [], marker="*", markersize=11, color=INK, linestyle="", label=f"{live[0]}, here")
     full = [p for p in found if p.name == NAMES["full"]]
     if full:
         right.axhline(full[0].right, color=QUIET, linestyle=(0, (5, 3)))
-        right.text(10, full[0].right + 0.2, "full cache", color=QUIET, fontsize=9)
+        right.text(10, full[0].right + 0.3, "full cache", color=QUIET, fontsize=9)
         right.set_ylim(-0.6, full[0].asked + 0.6)
     left.set_yscale("log")
     left.set_ylabel("KL, nats a token")
     right.set_ylabel("needles found")
     for ax in (left, right):
         _budget_axis(ax)
+    right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -50,7 +51,7 @@ def _budget_axis(ax: Axes) -> None:
     ax.set_xscale("log")
     ax.set_xticks([12, 25, 50], ["12 %", "25 %", "50 %"])
     ax.minorticks_off()
-    ax.set_xlim(9.5, 110)
+    ax.set_xlim(9.5, 65)
     ax.set_xlabel("entries kept of the prompt's")
 
 
@@ -71,9 +72,13 @@ def hidden_loss(found: list[Point]) -> Drawing:
         if any(p.name == name for p in found):
             ax.plot([], [], "s", color=colour, label=name)
     ax.axhline(full.right, color=QUIET, linestyle=(0, (5, 3)))
-    ax.text(ax.get_xlim()[0], full.right + 0.25, "full cache, KL 0", color=QUIET, fontsize=9)
+    ax.text(0.02, full.right + 0.3, "full cache, KL 0", color=QUIET, fontsize=9,
+            transform=ax.get_yaxis_transform())  # fmt: skip
     ax.set_ylim(-0.6, full.asked + 0.6)
     ax.set_xscale("log")
+    ax.minorticks_off()
+    ax.set_xticks([0.1, 0.2, 0.5, 1, 2], [".1", ".2", ".5", "1", "2"])
+    ax.set_xlim(0.09, 3)
     ax.set_xlabel("KL, nats a token")
     ax.set_ylabel(f"needles found, of {full.asked}")
     ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
