@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from small import CONFIG, ids, model, same
@@ -146,3 +149,36 @@ def test_what_the_lesson_says_of_its_records() -> None:
     assert round(pairs["dense"] / pairs["strided 64"]) == 43
     (axes, *_) = l17_figures.speed_figure(speed, [8192]).axes
     assert [bar.get_width() for bar in axes.patches] == list(found.values())
+
+
+@pytest.mark.parametrize(
+    ("output", "prose"),
+    [
+        ("window: 0.51 of the attention", "lift that from .51 to .85"),
+        ("sinks + recent: 0.85 of the attention", "with four sinks .85"),
+        ("on token 0 alone: 0.35", "holds .35 of the attention"),
+        ("window: KL 0.0 up to token 63, 2.8 over the next 8", "KL jumps to 2.8 nats"),
+        (
+            "sinks + recent: KL 0.0 up to token 63, 0.0 over the next 8, 0.2 after",
+            "stays at 0.0 there and .2 later",
+        ),
+        ("BigBird: KL 0.0 up to token 63, 0.1 over the next 8, 0.4 after", ".1 there, .4 later"),
+        ("window: the same entries for both: True", "Even BigBird's random blocks"),
+        ("oracle top-24: the same entries for both: False", "A **dynamic** choice looks at the query"),
+        ("everything: mass 1.00, KL 0.0, pass key: found", "Only attention to everything finds the key"),
+        ("after layers 1, 2, 3, 10: [7, 14, 21, 70]", "exactly 7 positions further"),
+    ],
+)
+def test_prose_says_what_the_cells_have_printed(output: str, prose: str) -> None:
+    """The outputs themselves are compared anew by nbval; here, that the sentences follow them."""
+    path = Path(__file__).parents[1] / "notebooks" / "17_fixed_patterns.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    printed = "".join(
+        "".join(out.get("text", ""))
+        for c in cells
+        for out in c.get("outputs", [])
+        if out["output_type"] == "stream"
+    )
+    text = " ".join(" ".join("".join(c["source"]).split()) for c in cells if c["cell_type"] == "markdown")
+    assert output in printed and prose in text
+    assert printed.count("pass key: lost") == len(l17.PATTERNS) and printed.count("pass key: found") == 1
