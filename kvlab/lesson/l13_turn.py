@@ -14,7 +14,7 @@ from .style import BLUE, GREEN, INK, OCHRE, QUIET, Drawing, drawing, styled
 from .tables import card, inline
 from .widgets import Exhibit, live
 
-EDGES = np.linspace(-5, 5, 51)
+EDGES = np.linspace(-8, 8, 65)
 EVEN, BEST = "evenly spaced", "best for a normal"
 
 
@@ -57,8 +57,8 @@ def shown(streams: dict[str, Tensor], *values: object) -> str:
         for s in shares(found)
     )
     ticks = "".join(
-        f'<div style="position:absolute;left:{(x - EDGES[0]) * 10:.2f}%;width:3px;height:14px;'
-        f'background:{GREEN}" title="{x:.2f}"></div>'
+        f'<div style="position:absolute;left:{100 * (x - EDGES[0]) / (EDGES[-1] - EDGES[0]):.2f}%;'
+        f'width:3px;height:14px;background:{GREEN}" title="{x:.2f}"></div>'
         for x in found.levels
         if EDGES[0] <= x <= EDGES[-1]
     )
@@ -66,7 +66,7 @@ def shown(streams: dict[str, Tensor], *values: object) -> str:
         f'<div style="display:flex;align-items:flex-end;height:152px;width:560px">{bars}</div>'
         f'<div style="position:relative;height:18px;width:560px">{ticks}</div>'
         f'<div style="color:{QUIET};font-size:12px;width:560px;display:flex;justify-content:space-between">'
-        "<span>−5</span><span>coordinates (bars) and levels (green)</span><span>5</span></div>"
+        "<span>−8</span><span>coordinates (bars) and levels (green)</span><span>8</span></div>"
     )
     words = f'<div style="color:{INK}">{inline(says(found, found.seen.shape[-1]))}</div>'
     return card(picture + words)
@@ -78,9 +78,9 @@ def turntable_figure(streams: dict[str, Tensor], at: Setting) -> Drawing:
     found = result(streams, at)
     words = f"coordinates of one head's {at.stream} and the levels they are written in"
     figure, (ax,) = drawing(6.6, 3, alt=words)
-    ax.bar((EDGES[1:] + EDGES[:-1]) / 2, shares(found), 0.17, color=BLUE if at.rotate else OCHRE)
+    ax.bar((EDGES[1:] + EDGES[:-1]) / 2, shares(found), 0.21, color=BLUE if at.rotate else OCHRE)
     ax.plot(found.levels, [-0.004] * len(found.levels), "|", color=GREEN, markersize=12, markeredgewidth=3)
-    ax.set_xlim(-5, 5)
+    ax.set_xlim(-8, 8)
     ax.set_xlabel("coordinate, where every vector has mean square 1 (green: levels)")
     ax.set_ylabel("share")
     turned = "rotated" if at.rotate else "as they are"
