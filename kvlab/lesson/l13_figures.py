@@ -163,6 +163,8 @@ def kl_figure(run: Recorded, point: tuple[str, float] | None = None) -> Drawing:
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.8)
     ax.set_xscale("log")
+    ax.set_xticks([0.05, 0.1, 0.2, 0.5, 1], [".05", ".1", ".2", ".5", "1"])
+    ax.minorticks_off()
     ax.set_xlabel("KL to the full cache (nats a token)")
     return figure
 
