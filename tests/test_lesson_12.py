@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import kvlab
-from kvlab import KIVI, Quantize
+from kvlab import KIVI, Quantize, cli
 from kvlab.lesson import exercise, l12, l12_dial, l12_figures
+from kvlab.lesson.recorded import Recorded, recorded
+from kvlab.measure.report import Report, read_report
 from kvlab.model import Decoder
 
 PROMPT = (
@@ -203,3 +207,124 @@ def test_figures_plot_what_they_are_given(stand_in: tuple[torch.Tensor, torch.Te
     assert [bar.get_height() for bar in ax.patches] == list(range(12))
     (ax,) = l12_figures.levels_figure([0.0, 1.0], [0.0, 1.0], [0, 0.5, 1]).axes
     assert len(ax.texts) >= 3
+
+
+def test_the_breaking_figure_plots_the_record_with_its_intervals() -> None:
+    rows = [
+        {
+            "model": "smollm2-135m",
+            "method": pattern.format(bits),
+            "kl": [0.1 / bits, 0.2 / bits, 0.4 / bits],
+            "needles": {"256": {"key": [1, 0], "two": [1, 0]}},
+        }
+        for pattern in l12_figures.FAMILIES.values()
+        for bits in (4, 3, 2)
+    ]
+    run = Recorded("q", Report("quality", "a processor", {}, "x", rows=rows))
+    left, right = l12_figures.breaking_figure(run, star=(2, 0.15)).axes
+    assert left.lines[0].get_ydata().tolist() == pytest.approx([0.2 / bits for bits in (4, 3, 2)])
+    assert right.lines[0].get_ydata().tolist() == [0.5] * 3
+    assert float(left.lines[-1].get_ydata()[0]) == 0.15
+    bar = left.containers[0].lines[2][0].get_segments()[0]  # of four bits, by channel
+    assert bar[:, 1].tolist() == pytest.approx([l12.kl(run, "channel-4").low, l12.kl(run, "channel-4").high])
+    assert "KL 0.0500" in l12.summary(_agreeing(run), ["kivi-4"])
+
+
+def _agreeing(run: Recorded) -> Recorded:
+    for row in run.rows:
+        row["agree"] = [0.5, 1.0]
+    return run
+
+
+# --- what the lesson says -----------------------------------------------------------------------------------
+
+ON_BOTH = [
+    ("token-2", "kivi-2"),
+    ("channel-4", "kivi-4"),
+    ("channel-4", "channel-4-sink"),
+    ("kivi-4", "channel-4-sink"),
+]
+ON_GEMMA = [("token-4", "kivi-4"), ("kivi-2", "kivi-2-sink")]
+RUN = recorded("quality-quantization")
+
+
+@pytest.mark.parametrize("model", ["smollm2-135m", "gemma3-270m"])
+@pytest.mark.parametrize(("worse", "better"), ON_BOTH)
+def test_what_is_worse_is_worse_beyond_chance_on_both_models(worse: str, better: str, model: str) -> None:
+    assert isinstance(RUN, Recorded)
+    assert len(l12.row(RUN, worse, model)["kl"]) >= 5
+    assert (
+        l12.row(RUN, worse, model)["source"]["settings"] == l12.row(RUN, better, model)["source"]["settings"]
+    )
+    assert l12.more(RUN, worse, better, model).low > 1
+
+
+@pytest.mark.parametrize(("worse", "better"), ON_GEMMA)
+def test_what_the_lesson_calls_beyond_chance_on_gemma_only(worse: str, better: str) -> None:
+    assert isinstance(RUN, Recorded)
+    here = l12.more(RUN, worse, better)
+    assert l12.more(RUN, worse, better, "gemma3-270m").low > 1
+    assert here.low < 1 < here.mean
+
+
+def test_needles_go_at_two_bits() -> None:
+    assert isinstance(RUN, Recorded)
+    found = {name: sum(l12.needle_hits(RUN, name)) for name in ("full", "token-3", "token-2", "kivi-2")}
+    assert found == {"full": 12, "token-3": 11, "token-2": 0, "kivi-2": 6}
+    assert l12.needles(RUN, "token-2").high < l12.needles(RUN, "full").low
+    assert l12.needles(RUN, "token-2").high < l12.needles(RUN, "token-3").low
+    assert l12.needles(RUN, "kivi-2").high > l12.needles(RUN, "full").low, "16 needles are few"
+    assert l12.more(RUN, "swapped-2", "kivi-2").low > 1
+    assert l12.more(RUN, "fp8", "int8").low > 1
+
+
+def test_the_record_comes_from_a_clean_checkout() -> None:
+    assert isinstance(RUN, Recorded)
+    assert not any(row["source"]["commit"].endswith("dirty") for row in RUN.rows)
+
+
+def test_again_measures_the_recorded_text(
+    tiny: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVLAB_HOME", str(tmp_path / "home"))
+    out = tmp_path / "q.json"
+    arguments = ["--model", "tiny", "--device", "cpu", "--quick", "--evaluations", "kl", "--methods", "int8"]
+    assert cli.main(["bench", "quality", *arguments, "--out", str(out)]) == 0
+    run = Recorded("q", read_report(out))
+    first = run.rows[0]["kl"][0]
+    assert l12.again(tiny, run, "int8", kvlab.Int8()) == pytest.approx(first, rel=1e-2)
+    run.rows[0]["needles"] = {"64": {"key": [1, 0], "two": [0, 0]}}
+    assert "2 texts of 128 tokens and 16 further ones; 4 needles" in l12.settings(run, "int8")
+
+
+@pytest.mark.weights
+def test_what_the_lesson_says_of_keys_values_and_token_0(smollm2: Decoder) -> None:
+    ids, further = l12.prose(smollm2, 256, 16)
+    keys, values = l12.entries(smollm2, ids)
+    assert l12.loudness(keys).median() > 9 and l12.loudness(values).median() < 3
+    for bits in l12.BITS:
+        channel, token = (l12.error(Quantize(bits, axis, 32), keys) for axis in ("channel", "token"))
+        assert channel < token / 2
+    errors = [l12.error(Quantize(bits, "channel", 32), keys) for bits in (4, 3, 2)]
+    assert errors[1] > 2 * errors[0] and errors[2] > 2 * errors[1]
+    seen = l12.Attended.take(smollm2, ids)
+    channel, token = Quantize(2, "channel", 32), Quantize(2, "token", 32)
+    assert l12.error(channel, values) < l12.error(token, values)
+    assert seen.mixed_error(channel, values) > 1.6 * seen.mixed_error(token, values)
+    assert round(float(seen.received()[0]), 1) == 0.3
+    assert l12.first_norm(keys) < 0.4 and l12.first_norm(values) < 0.3
+    assert l12.token_errors(channel, values)[0] > 1.3 > 0.6 > l12.token_errors(token, values)[0]
+    through = l12.layer_errors(smollm2, ids, further[:, :4], {"2": KIVI(2, 32, residual=0)})["2"]
+    assert 0.45 < through[5] / through[-1] < 0.8
+
+
+@pytest.mark.weights
+def test_what_the_lesson_says_of_its_texts(smollm2: Decoder) -> None:
+    by_channel, by_token = Quantize(2, "channel", 32), Quantize(2, "token", 32)
+    assert len(smollm2.tokenizer.encode(PROMPT)) == 64
+    a = l12.say(smollm2, PROMPT, (by_channel, by_token), 14)
+    b = l12.say(smollm2, PROMPT, (by_token, by_channel), 14)
+    assert a.prompt_bytes == b.prompt_bytes == 64 * 23040 * 3 / 16
+    assert a.text.startswith(" its beautiful bridges") and "building, the building" in b.text
+    full, int4 = (l12.say(smollm2, PROMPT, codec, 14).text for codec in (None, Quantize(4)))
+    assert full != int4 and int4.startswith(" its beautiful architecture")

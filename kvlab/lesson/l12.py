@@ -261,18 +261,20 @@ def summary(run: Recorded, methods: Sequence[str]) -> str:
     """A line for each method: bits, KL with interval, needles, agreement."""
     lines = []
     for name in methods:
-        k, hits = kl(run, name), needle_hits(run, name)
-        lines.append(
-            f"{name:>14}: KL {k.mean:.4f} ({k.low:.4f} … {k.high:.4f}), needles {sum(hits):>2}/{len(hits)}, "
-            f"same next token {agreement(run, name):.0%}"
-        )
+        far, hits = "KL 0: exact", needle_hits(run, name)
+        if not row(run, name).get("exact"):
+            k = kl(run, name)
+            far = f"KL {k.mean:.4f} ({k.low:.4f} … {k.high:.4f})"
+        found = f"needles {sum(hits):>2}/{len(hits)}"
+        lines.append(f"{name:>14}: {far:<28}, {found}, same next token {agreement(run, name):.0%}")
     return "\n".join(lines)
 
 
 def settings(run: Recorded, method: str) -> str:
     """What was measured, in a sentence."""
-    s = row(run, method)["source"]["settings"]
-    found = len(needle_hits(run, method))
+    s = run.select(method=method)[0]["source"]["settings"]
+    kinds = run.select(method=method)[0]["needles"].values()
+    found = sum(len(one) for kind in kinds for one in kind.values())
     return (
         f"{s['offsets']} texts of {s['tokens']:,} tokens and {s['further']} further ones; "
         f"{found} needles in {', '.join(str(n) for n in s['needle_tokens'])} tokens"
@@ -281,6 +283,8 @@ def settings(run: Recorded, method: str) -> str:
 
 def again(lm: Decoder, run: Recorded, method: str, codec: CodecPair) -> float:
     """The KL of the first recorded text, measured here."""
-    s = row(run, method)["source"]["settings"]  # another Python brings a slightly different corpus
+    s = row(run, method, lm.config.name)["source"][
+        "settings"
+    ]  # another Python brings a slightly different corpus
     ids = windows(lm, s["offsets"], s["tokens"] + s["further"])[:1]
     return compare(lm, ids[:, : s["tokens"]], ids[:, s["tokens"] :], {"": codec})[""]["kl"][0]
