@@ -248,3 +248,19 @@ def test_real_keys_lie_in_few_directions_before_rotation(smollm2) -> None:
 
     plain, rotated, values = held_out(before, 0, 16), held_out(after, 0, 16), held_out(before, 1, 16)
     assert plain > rotated + 0.05 and plain > values + 0.1
+
+
+def test_what_is_recorded_of_low_rank() -> None:
+    """Over five texts, 95 % intervals of the ratio of KL: the sink, the rotation, and 4 bits behind."""
+    from kvlab.lesson.recorded import Recorded, recorded
+    from kvlab.measure.quality_stats import times
+
+    run = recorded("quality-sparse")
+    assert isinstance(run, Recorded) and not run.report.commit.endswith("dirty")
+    kl = {row["method"]: row["kl"] for row in run.rows}
+    size = {row["method"]: row["bytes"]["marginal"] for row in run.rows}
+    assert all(len(values) >= 5 for values in kl.values())
+    assert times(kl["rank-v-48-no-sink"], kl["rank-v-48"]).low > 4, "without exact sinks low rank breaks"
+    assert times(kl["rank-k-32-rotated"], kl["rank-k-32"]).low > 3, "keys lose their low rank by rotation"
+    assert size["rank-32-48-int4"] == size["kivi-2"] == 4320
+    assert times(kl["kivi-2"], kl["rank-32-48-int4"]).low > 1, "low rank and 4 bits, or all in 2 bits"

@@ -172,6 +172,11 @@ def test_what_the_lesson_says_of_coding() -> None:
     assert all(20 < r.times < 70 for r in keys.values() if r.plain == 4)
 
 
+def found_lexico(run: Recorded) -> tuple[float, float]:
+    (point,) = l14.points(run, ["lexico-8"])
+    return point.nbytes, round(point.kl.mean, 2)
+
+
 def test_what_the_lesson_says_of_quality() -> None:
     run = recorded("quality-sparse")
     assert isinstance(run, Recorded)
@@ -192,6 +197,7 @@ def test_what_the_lesson_says_of_quality() -> None:
     }  # fmt: skip
     ratio = times(found["mustafar-30"].offsets, found["kivi-2"].offsets)
     assert ratio.low < 1 < ratio.high, "no better, for twice the bytes"
+    assert found_lexico(run) == (4680, 0.13) and round(found["kivi-2"].kl.mean, 2) == 0.16
     assert worse("kivi-2", "mustafar-50-int4") and worse("mustafar-30", "mustafar-50-int4")
 
 
