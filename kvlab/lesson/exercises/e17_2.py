@@ -36,7 +36,7 @@ def inputs(draw: Draw):
 
 @EXERCISE.alternative
 def alternative(reads, tokens, size):
-    found = [set() for _ in range(-(-tokens // size))]
+    found: list[set[int]] = [set() for _ in range(-(-tokens // size))]
     for i in range(tokens):
         for j in range(i + 1):
             if reads(i, j):
