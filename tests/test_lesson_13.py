@@ -15,9 +15,9 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module")
-def real(exact: Decoder) -> l13.Entries:
-    ids, _ = l12.prose(exact, 260)
-    return l13.Entries.take(exact, ids[0].tolist())
+def real(smollm2: Decoder) -> l13.Entries:
+    ids, _ = l12.prose(smollm2, 260)
+    return l13.Entries.take(smollm2, ids[0].tolist())
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -70,11 +70,11 @@ def test_keys_before_rotary_have_channels_that_stay_level(real: l13.Entries) -> 
 
 
 @pytest.mark.weights
-def test_chunks_change_kivi_and_not_an_exact_cache(exact: Decoder) -> None:
-    ids, _ = l12.prose(exact, 260)
+def test_chunks_change_kivi_and_not_an_exact_cache(smollm2: Decoder) -> None:
+    ids, _ = l12.prose(smollm2, 260)
     for codec, same in ((None, True), (kvlab.KIVI(2, 32, residual=32, sink=4), False)):
-        once = l13.in_chunks(exact, codec, ids, 260)
-        found = l13.apart(once, l13.in_chunks(exact, codec, ids, 32))
+        once = l13.in_chunks(smollm2, codec, ids, 260)
+        found = l13.apart(once, l13.in_chunks(smollm2, codec, ids, 32))
         assert (found.largest < 1e-2) == same
         assert (found.kl < 1e-6) if same else (0.015 < found.kl < 0.035)
 
