@@ -420,3 +420,18 @@ def test_calibration_text_is_not_what_is_judged(tiny, monkeypatch) -> None:
     assert len(learned) == 8 * 256
     for rows, tokens in ((5, 1280), (3, 1028), (5, 576)):
         assert not learned & set(quality_texts.windows(tiny, rows, tokens).flatten().tolist())
+
+
+def test_an_eviction_frees_streams() -> None:
+    """What stays is decoded and coded again, and the store is as small as the streams then are."""
+    from kvlab import SinkRecent
+
+    lm, text = model(), ids(1, 30)
+    codec = Chain(Quantize(8, "token", None), Huffman(8, tokens=4))
+    cache = Cache(lm, codec=codec, eviction=SinkRecent(sinks=2, recent=10))
+    lm(text[:, :24], cache)
+    for i in range(24, 30):
+        lm(text[:, i : i + 1], cache)
+    assert cache.tokens_stored.tolist() == [12]
+    stream = cache.layers[0].keys
+    assert stream.slots == 12 and stream.packed()["code.stream0"].shape == (1, 2, 3)
