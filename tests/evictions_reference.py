@@ -114,9 +114,8 @@ def turned_to(config, x: np.ndarray, place: int, sliding: bool) -> np.ndarray:
     half = config.head_dim // 2
     own = sliding and config.rope_local_theta is not None
     base = config.rope_local_theta if own else config.rope_theta
-    speeds = np.array(
-        [stretched(None if own else config.rope_scaling, base ** (-2 * i / config.head_dim)) for i in range(half)]
-    )
+    scaling = None if own else config.rope_scaling
+    speeds = np.array([stretched(scaling, base ** (-2 * i / config.head_dim)) for i in range(half)])
     z = (x[:half] + 1j * x[half:]) * np.exp(1j * place * speeds)
     return np.concatenate([z.real, z.imag])
 
@@ -174,7 +173,7 @@ def pooled(held: list[Entry], queries: list[dict[int, float]], window: int, kern
     before = [e.position for e in held[: len(held) - window]]
     mass = [sum(query.get(p, 0.0) for query in queries[-window:]) for p in before]
     reach = kernel // 2
-    near = [[mass[j] for j in range(i - reach, i + reach + 1) if 0 <= j < len(mass)] for i in range(len(mass))]
+    near = [mass[max(0, i - reach) : i + reach + 1] for i in range(len(mass))]
     return {p: sum(some) / kernel for p, some in zip(before, near, strict=True)}
 
 
@@ -205,7 +204,7 @@ def adakv(budget: int, window: int, kernel: int, floor: float) -> Policy:
             for held, s in zip(heads, scores, strict=True)
         ]
         left = budget * len(heads) - sum(map(len, stays))
-        rest = [(-s, head, p) for head, one in enumerate(scores) for p, s in one.items() if p not in stays[head]]
+        rest = [(-s, i, p) for i, one in enumerate(scores) for p, s in one.items() if p not in stays[i]]
         for _, head, position in sorted(rest)[:left]:
             stays[head].add(position)
         return [[e for e in held if e.position in stays[head]] for head, held in enumerate(heads)]
