@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,16 @@ import kvlab
 from kvlab.cache import CodecPair
 from kvlab.codecs import Codec
 from kvlab.measure.quality_runs import Prompt, continuation, reference, seen_by, steps
-from kvlab.measure.quality_stats import Interval, geometric, t_interval, times, wilson
 from kvlab.measure.quality_texts import windows
 from kvlab.stores.stream import GrowingStream
 
+from .l12_record import kl as kl
+from .l12_record import more as more
+from .l12_record import needle_hits as needle_hits
+from .l12_record import needles as needles
+from .l12_record import row as row
+from .l12_record import settings as settings
+from .l12_record import summary as summary
 from .recorded import Recorded
 
 if TYPE_CHECKING:
@@ -221,64 +227,6 @@ def _entering(lm: Decoder, prompt: Prompt, further: Tensor, codec: CodecPair) ->
         for _ in steps(lm, cache, further):
             pass
     return torch.stack([x[0, 0] for x in kept]).unflatten(0, (further.shape[1], -1)).transpose(0, 1)
-
-
-# --- the recorded bench -----------------------------------------------------------------------------------
-
-
-def row(run: Recorded, method: str, model: str = "smollm2-135m") -> dict[str, Any]:
-    """The recorded row of a method. ValueError if there is none."""
-    return run.select(method=method, model=model)[0]
-
-
-def kl(run: Recorded, method: str, model: str = "smollm2-135m") -> Interval:
-    """Geometric mean of the KL over the texts, and its 95 % interval."""
-    return geometric(row(run, method, model)["kl"])
-
-
-def more(run: Recorded, worse: str, better: str, model: str = "smollm2-135m") -> Interval:
-    """How many times the KL of `better` that of `worse` is, text by text."""
-    return times(row(run, worse, model)["kl"], row(run, better, model)["kl"])
-
-
-def needles(run: Recorded, method: str) -> Interval:
-    """The share of needles found, of all lengths and kinds, and its 95 % interval."""
-    hits = needle_hits(run, method)
-    return wilson(sum(hits), len(hits))
-
-
-def needle_hits(run: Recorded, method: str) -> list[int]:
-    """1 or 0 for each needle."""
-    return [hit for kinds in row(run, method)["needles"].values() for one in kinds.values() for hit in one]
-
-
-def agreement(run: Recorded, method: str) -> float:
-    """The share of steps whose likeliest token is that of the full cache."""
-    return t_interval(row(run, method)["agree"]).mean
-
-
-def summary(run: Recorded, methods: Sequence[str]) -> str:
-    """A line for each method: bits, KL with interval, needles, agreement."""
-    lines = []
-    for name in methods:
-        far, hits = "KL 0: exact", needle_hits(run, name)
-        if not row(run, name).get("exact"):
-            k = kl(run, name)
-            far = f"KL {k.mean:.4f} ({k.low:.4f} … {k.high:.4f})"
-        found = f"needles {sum(hits):>2}/{len(hits)}"
-        lines.append(f"{name:>14}: {far:<28}, {found}, same next token {agreement(run, name):.0%}")
-    return "\n".join(lines)
-
-
-def settings(run: Recorded, method: str) -> str:
-    """What was measured, in a sentence."""
-    s = run.select(method=method)[0]["source"]["settings"]
-    kinds = run.select(method=method)[0]["needles"].values()
-    found = sum(len(one) for kind in kinds for one in kind.values())
-    return (
-        f"{s['offsets']} texts of {s['tokens']:,} tokens and {s['further']} further ones; "
-        f"{found} needles in {', '.join(str(n) for n in s['needle_tokens'])} tokens"
-    )
 
 
 def again(lm: Decoder, run: Recorded, method: str, codec: CodecPair) -> float:
