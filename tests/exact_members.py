@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kvlab.codecs import Codec, Packed
 from kvlab.eviction import Columns, Eviction
-from kvlab.selection import ByHead, Pick, Quest, Selection, SimHash, Strided, LocalWindow
+from kvlab.selection import ByHead, LocalWindow, Pick, Quest, Selection, SimHash, Strided
 from kvlab.selection.quest import bounds
 
 
@@ -108,7 +108,8 @@ class HalfAndHalf(Selection):
     """A pattern that allows everything for the first KV head, and nothing chosen for the others."""
 
     def runs(self, kv_heads: int):
-        return ByHead([Strided(1), *[None] * (kv_heads - 2), *[LocalWindow(99)] * (kv_heads > 1)]).runs(kv_heads)
+        others = [*[None] * (kv_heads - 2), *[LocalWindow(99)] * (kv_heads > 1)]
+        return ByHead([Strided(1), *others]).runs(kv_heads)
 
     def choose(self, *args):
         raise AssertionError("the runs choose")

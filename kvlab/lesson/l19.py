@@ -12,8 +12,11 @@ from torch import Tensor
 from kvlab.learned.capture import Capture, capture, held_out_windows, training_windows
 from kvlab.learned.evaluate import FROM, mass_by_layer
 from kvlab.learned.train import Recipe, train, untrained
+from kvlab.measure.quality_stats import geometric
 from kvlab.selection import indexer
 from kvlab.selection.trained import read_recipe
+
+from .recorded import Recorded
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -121,3 +124,15 @@ def gains(share: float) -> list[float]:
 def recipe() -> Recipe:
     """The recipe of the packaged indexer."""
     return Recipe(**{f.name: trained()["recipe"][f.name] for f in dataclasses.fields(Recipe)})
+
+
+def losses(run: Recorded) -> list[tuple[str, float, float, float, int]]:
+    """(method, geometric mean of the KL and its 95 % interval, needles found), in order of the mean."""
+    found = []
+    for row in run.rows:
+        if row["method"] == "full":
+            continue
+        kl = geometric(row["kl"])
+        asked = [hit for by in row["needles"].values() for hits in by.values() for hit in hits]
+        found.append((row["method"], kl.mean, kl.low, kl.high, sum(asked)))
+    return sorted(found, key=lambda line: line[1])
