@@ -75,7 +75,7 @@ def test_refuses_a_block_of_nothing() -> None:
         Cache(model(), codec=Int8(), blockwise=0)
 
 
-@pytest.mark.parametrize("codec", [Int8(), KIVI(4, group_size=4, residual=4)], ids=repr)
+@pytest.mark.parametrize("codec", [Int8(), KIVI(4, group_size=4, residual=4)], ids=lambda c: type(c).__name__)
 def test_forks_and_crops_go_on(codec: Codec) -> None:
     lm, text = model(), ids(1, 30)
     cache, whole = Cache(lm, codec=codec, blockwise=5), Cache(lm, codec=codec)
