@@ -1,0 +1,133 @@
+"""Lesson 18: dynamic choices through a real cache, timed, and as they were recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import kvlab
+from kvlab.eviction import Eviction
+from kvlab.measure.clock import alternate, once
+from kvlab.measure.quality import Settings, quality
+from kvlab.measure.quality_stats import Interval, t_interval, wilson
+from kvlab.measure.sparse import DENSE, Layer, decode_ways
+from kvlab.selection import Selection
+from kvlab.zoo import SHAPES
+
+from .l16 import PROMPT
+from .recorded import Recorded
+
+if TYPE_CHECKING:
+    from kvlab.model.decoder import Decoder
+
+PARIS = "\n\nWhat is the special magic number for Paris? The special magic number for Paris is:"
+ANSWER = "58206"
+
+
+# --- through a real cache ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Catch:
+    """What one more token read."""
+
+    captured: float  # share of attention on what was read, mean over layers and heads
+    read: float  # bytes read over bytes of all keys and values
+    stored: float  # bytes stored over the same
+
+
+def catch(lm: Decoder, ids: Tensor, selection: Selection | None) -> Catch:
+    """The last of `ids [1, tokens]` comes alone; the prompt before it was read in full or by its pattern."""
+    cache = kvlab.Cache(lm, selection=selection)
+    lm(ids[:, :-1], cache, last_only=True)
+    with kvlab.record(lm) as rec:
+        lm(ids[:, -1:], cache)
+    c = lm.config
+    all_bytes = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 4 * ids.shape[1]
+    share = torch.stack([rec.captured(layer)[0].mean() for layer in sorted(rec.attention)])
+    return Catch(float(share.mean()), cache.bytes_read / all_bytes, cache.nbytes / all_bytes)
+
+
+def answer(lm: Decoder, selection: Selection | None = None, eviction: Eviction | None = None) -> str:
+    """What the model says of a number in lesson 16's page, asked for after the page was read."""
+    cache = kvlab.Cache(lm, selection=selection, eviction=eviction)
+    lm(torch.tensor([lm.tokenizer.encode(PROMPT)], device=lm.device), cache, last_only=True)
+    given = lm.tokenizer.encode(PARIS)
+    said: list[int] = []
+    for i in range(len(given) + 5):  # the question token by token, so that each chooses
+        token = given[i] if i < len(given) else said[-1]
+        logits = lm(torch.tensor([[token]], device=lm.device), cache)
+        if i >= len(given) - 1:
+            said.append(int(logits[0, -1].argmax()))
+    return lm.tokenizer.decode(said)
+
+
+def kl_here(lm: Decoder, selection: Selection) -> float:
+    """KL on the first text of the recorded run, token by token through a real cache."""
+    settings = Settings(offsets=1, tokens=256, further=32, evaluations=("kl",))
+    made: dict[str, Any] = {"it": lambda task: kvlab.Cache(lm, selection=selection)}
+    return float(quality(lm, made, settings, progress=False)["it"]["kl"][0])
+
+
+def speeds_here(tokens: int, rounds: int) -> dict[str, float]:
+    """Way -> times as fast as dense, by the medians of one layer's decode attention, on one thread."""
+    cpu = torch.device("cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ways = decode_ways(Layer(SHAPES["smollm2-135m"], tokens, 1, cpu, torch.float32))
+        timed = alternate({name: partial(once, way, cpu) for name, way in ways.items()}, rounds)
+    finally:
+        torch.set_num_threads(threads)
+    return {name: timed[DENSE].median / timing.median for name, timing in timed.items()}
+
+
+# --- recorded runs ----------------------------------------------------------------------------------------
+
+NAMES = {
+    "full": "everything", "topk-12.5": "oracle top-k", "quest-25": "Quest", "sparq-16-12.5": "SparQ",
+    "simhash-128-12.5": "SimHash", "lsh-6-30": "LSH sampling", "buckets-16-4": "Reformer's buckets",
+    "duo-half": "Duo, half of the heads", "pattern-sinks-25": "4 sinks + recent",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method, as it was recorded."""
+
+    name: str
+    kl: Sequence[float]  # nats a token, one a text
+    right: int
+    asked: int
+    read: float  # bytes that a token read, over those of the full cache
+
+    @property
+    def interval(self) -> Interval:
+        return t_interval(self.kl)
+
+    @property
+    def found(self) -> Interval:
+        return wilson(self.right, self.asked)
+
+
+def points(run: Recorded) -> list[Point]:
+    """The methods of this lesson, smallest KL first."""
+    (full,) = run.select(method="full")
+    whole = full["bytes"]["read"]
+    found = [_point(row, whole) for row in run.rows if row["method"] in NAMES]
+    return sorted(found, key=lambda p: p.interval.mean)
+
+
+def _point(row: Mapping[str, Any], whole: float) -> Point:
+    hits = [hit for by_kind in row["needles"].values() for one in by_kind.values() for hit in one]
+    return Point(NAMES[row["method"]], row["kl"], sum(hits), len(hits), row["bytes"]["read"] / whole)
+
+
+def times_dense(run: Recorded, tokens: int) -> dict[str, float]:
+    """Way of one decode step -> how many times as fast as dense attention."""
+    return {row["way"]: row["times_dense"] for row in run.select(kind="decode", tokens=tokens)}
