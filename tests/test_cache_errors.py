@@ -153,11 +153,11 @@ REFUSED_CACHES = {
     ),
     "static and blocks": (
         {"store": "static", "capacity": 9, "codec": ExactBlocks(4, 0, 0)},
-        "ExactBlocks.*blocks",
+        "ExactBlocks encodes 4 tokens together.*dynamic",
     ),
     "static and residual": (
         {"store": "static", "capacity": 9, "codec": (None, ExactBlocks(1, 3, 0))},
-        "ExactBlocks.*window",
+        "ExactBlocks keeps the newest 3 tokens exact.*dynamic",
     ),
     "none and codec": ({"store": "none", "codec": (None, Int8())}, "keeps no entries"),
     "none and eviction": ({"store": NoStore(), "eviction": SinkRecent()}, "keeps no entries"),

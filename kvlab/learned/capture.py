@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Where in the corpus windows begin, as shares of it. The quality bench judges on stretches from 0, 1/5, 2/5,
 # 3/5 and 4/5 on, and its texts with needles are drawn at random: a test sees to it that none is used twice.
-TRAINING = tuple((i + 0.5) / 12 for i in range(12))
+TRAINING = tuple((i + 0.5) / 10 for i in range(10))
 HELD_OUT = tuple((i + 0.25) / 4 for i in range(4))
 
 
