@@ -213,6 +213,13 @@ def test_evictions_at_a_quarter_found_what_the_lesson_says() -> None:
         ("keys around mean: 0.42 of the best 32 keys, 0.23 of all", "it is .42, at a chance of .23"),
         ("heads that copy, above .4: 8 of 270", "Eight heads of 270 copy with more than .4"),
         ("SparQ, 64: captured 0.87, read 0.26, stored 1.50", "stores half as much again"),
+        (
+            "oracle top-64: captured 0.90, read 0.62",
+            "near the oracle with less than half of its bytes",
+        ),
+        ("Quest, 4 pages: captured 0.72, read 0.26", "little more than sinks and the newest"),
+        ("4 sinks + 60: captured 0.70, read 0.12", "Four pages of Quest"),
+        ("6 bits, 30 tables: with weights 0.98, without 0.58", "With weights the mean is near 1"),
         ("Quest, 4 × 16: lost", "Quest with pages of 16 does not find it"),
         ("Quest, 8 × 8: found", "with pages of 8 it does"),
         ("H2O, 66: lost", "What was dropped cannot come back"),

@@ -110,12 +110,14 @@ def shown(story: Pages, method: str, budget: int, query: int, layer: int, head: 
             f'<td style="padding:0 6px;font-family:monospace">{words}</td>'
             f"<td>{_bar(weight, BLUE)}</td><td>{_bar(rank, INK)}</td><td>{mark}</td></tr>"
         )
-    head_row = "<tr><th>page</th><th>tokens</th><th>true attention</th><th>score</th><th></th></tr>"
+    names = ("page", "tokens", "true attention", "score, least 0, largest 1", "")
+    head_row = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
     table = f'<table style="font-size:12px;color:{INK}">{head_row}{"".join(rows)}</table>'
     line = (
         f"Query {query}, `{token_text(story.tokens[query])}`: {len(found.chosen)} of {len(rows)} pages read, "
         f"{len(found.missed)} of the best missed. Attention captured: **{found.captured:.2f}**. "
-        f"Read {found.bytes_read:,} of {found.bytes_all:,} bytes, the scores' own included."
+        f"Read {found.bytes_read:,} of {found.bytes_all:,} bytes: the pages, the entries behind "
+        "the last whole page, and what the scores needed."
     )
     return card(inline(line) + table)
 
