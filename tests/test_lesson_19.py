@@ -97,18 +97,12 @@ def test_what_the_lesson_says_is_lost() -> None:
     assert 6 < found["quest-12.5"][0] / found["indexer-12.5"][0] < 7
     kls = {row["method"]: row["kl"] for row in run.rows}
     assert times(kls["quest-12.5"], kls["indexer-12.5"]).low > 3  # five texts
-    assert (
-        times(kls["indexer-5"], kls["indexer-12.5"]).low > 1
-        and times(kls["indexer-12.5"], kls["topk-12.5"]).low > 1
-    )
+    assert times(kls["indexer-5"], kls["indexer-12.5"]).low > 1
+    assert times(kls["indexer-12.5"], kls["topk-12.5"]).low > 1
     gate, quest = found["gate-25"], found["quest-25"]
     assert 0.7 < gate[0] / quest[0] < 1.4 and (gate[1], quest[1]) == (0, 8)
-    assert [found[name][1] for name in ("topk-12.5", "indexer-12.5", "quest-12.5", "indexer-5")] == [
-        14,
-        10,
-        4,
-        1,
-    ]
+    names = "topk-12.5", "indexer-25", "indexer-12.5", "quest-12.5", "gate-12.5"
+    assert [found[name][1] for name in names] == [14, 10, 2, 4, 0]
     full = run.select(method="full")[0]["needles"]["512"]
     assert sum(map(sum, full.values())) == 14
 
