@@ -7,7 +7,7 @@ import torch
 from exact_members import ReadAll
 from small import CONFIG, ids, logits_of, model, same
 
-from kvlab import Cache, Int8, TopK, record
+from kvlab import Cache, Int8, LSHMerge, TopK, record
 from kvlab.selection import Pick, Selection
 
 STORES = {"dynamic": {}, "static": {"store": "static", "capacity": 24, "batch": 2}}
@@ -66,6 +66,19 @@ def test_the_best_k_are_picked_for_each_head_group(lm, store: str) -> None:
     by_group = rec.attention[0][:, :, 0].view(2, 2, 2, -1).sum(2)  # [batch, kv_heads, slots]
     wanted = by_group.argsort(-1, descending=True)[..., :4].sort(-1).values
     assert torch.equal(selection.picks[0].rows, wanted)
+
+
+def test_merged_entries_count_as_many_as_they_are(lm) -> None:
+    """The best by the attention that is really given, which has the log of the count added to its scores."""
+    text, selection = ids(1, 30), Watched(3)
+    cache = Cache(lm, selection=selection, eviction=LSHMerge(6, 1, 2, bits=1))
+    lm(text[:, :29], cache)
+    assert any(layer.columns["count"].max() > 2 for layer in cache.layers)
+    with record(lm) as rec:
+        lm(text[:, 29:], cache)
+    for layer, pick in enumerate(selection.picks[-CONFIG.num_hidden_layers :]):
+        by_group = rec.attention[layer][:, :, 0].unflatten(1, (2, 2)).sum(2)  # [batch, kv_heads, slots]
+        assert torch.equal(pick.rows, by_group.topk(3, dim=-1).indices.sort(-1).values)
 
 
 def test_only_what_is_picked_is_read(lm) -> None:

@@ -32,5 +32,7 @@ class TopK(Selection):
             return None
         keys = view.keys.read()  # [batch, kv_heads, slots, head_dim]
         scores = grouped(queries, keys.shape[1]) @ keys.transpose(-1, -2) * scale
+        if view.bias is not None:  # the log count of merged entries
+            scores = scores + view.bias.unsqueeze(2)
         best = shares(scores, visible.squeeze(2)).topk(self.k, dim=-1).indices
         return Pick(best.sort(dim=-1).values, bytes_scored=view.keys.nbytes)
