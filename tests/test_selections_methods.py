@@ -14,7 +14,7 @@ from small import CONFIG, ids, model, same
 
 from kvlab import Cache, record
 from kvlab.compiled import why_not
-from kvlab.model.selected import attend_selected
+from kvlab.model.selected import Question, attend_selected
 from kvlab.model.sparse_prefill import attend_prompt
 from kvlab.selection import (
     AShape,
@@ -236,8 +236,8 @@ class TestHeads:
         step = Step(at, at, at[0], view.positions, True)
         last = Step(at[:, -1:], at[:, -1:], at[0, -1:], view.positions, True)
         view.heads = 3
-        prompt = attend_prompt(by_head, q, view, None, 0.5, step, 3)
-        token = attend_selected(by_head, q[:, :, -1:], view, None, 0.5, last, 3)
+        prompt = attend_prompt(by_head, Question(q, view, None, 0.5, step))
+        token = attend_selected(by_head, Question(q[:, :, -1:], view, None, 0.5, last))
         for head in range(6):
             for i in range(20):
                 seen = [j for j in range(i + 1) if head // 2 == 1 or j < 2 or j > i - 3]

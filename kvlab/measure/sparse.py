@@ -22,7 +22,7 @@ from kvlab.measure.report import Report
 from kvlab.measure.tables import table
 from kvlab.model.attention import attend
 from kvlab.model.config import Config
-from kvlab.model.selected import attend_selected, fetch
+from kvlab.model.selected import Question, attend_selected, fetch
 from kvlab.model.sparse_prefill import attend_prompt
 from kvlab.selection import AShape, BigBird, LocalWindow, Pattern, Pick, Quest, Strided
 from kvlab.selection.base import spread
@@ -94,7 +94,7 @@ def decode_ways(layer: Layer) -> dict[str, Callable[[], Tensor]]:
         return attend(q, keys, values, None, scale)
 
     def chosen(quest: Quest, view: View) -> Tensor:
-        read = attend_selected(quest, q, view, None, scale, layer.last, heads)
+        read = attend_selected(quest, Question(q, view, None, scale, layer.last))
         assert read is not None  # there are more pages than are read
         return read.out
 
@@ -128,7 +128,7 @@ def prefill_ways(layer: Layer) -> dict[str, Callable[[], Tensor]]:
         )
 
     def sparse(pattern: Pattern) -> Tensor:
-        read = attend_prompt(pattern, q, layer.view, None, scale, layer.prompt, heads)
+        read = attend_prompt(pattern, Question(q, layer.view, None, scale, layer.prompt))
         assert read is not None
         return read.out
 

@@ -16,6 +16,7 @@ from kvlab.model.blockwise import attend_blocks
 from kvlab.model.config import Config
 from kvlab.model.linear import Linear, fuse, project
 from kvlab.model.rotary import angles, inverse_frequencies, rotate
+from kvlab.model.selected import Question
 from kvlab.model.selecting import attend_chosen
 from kvlab.stores.base import Layer, Step, View
 
@@ -106,8 +107,9 @@ class Attention(nn.Module):
             frame.record.add(self, q, view, step)
         layer.bytes_read = layer.entries_read = None  # all of them
         if selection is not None:
-            looked_at, kv_heads = (self.window, self.scale, step), self.heads[1]
-            read = attend_chosen(selection, q, view, layer, *looked_at, kv_heads, frame.record is not None)
+            view.heads = self.heads[1]
+            asked = Question(q, view, self.window, self.scale, step, look=frame.record is not None)
+            read = attend_chosen(selection, asked, layer)
             if read is not None:
                 layer.bytes_read, layer.entries_read = read.bytes_read, read.entries
                 if frame.record is not None and read.seen is not None:

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from kvlab.model.attention import attend, may_see
+from kvlab.model.attention import attend, implied, may_see
 from kvlab.selection.base import Pick, Selection
 from kvlab.stores.base import Reader, Step, View
 from kvlab.stores.buffer import gather_pages, gather_slots
+
+T = TypeVar("T")  # what chooses for a run of heads: a selection, or a fixed pattern
+
+
+@dataclass(frozen=True)
+class Question:
+    """Queries over the entries of a layer, all heads or a run of them."""
+
+    q: Tensor  # [batch, heads, tokens, head_dim]
+    view: View  # `view.heads` KV heads
+    window: int | None
+    scale: float
+    step: Step
+    look: bool = False  # whether to tell which entries were read
+
+    def of_heads(self, heads: slice) -> Question:
+        """The same, for some of the KV heads."""
+        group = self.q.shape[1] // self.view.heads
+        q = self.q[:, heads.start * group : heads.stop * group]
+        return replace(self, q=q, view=_of_heads(self.view, heads))
+
+    def mask(self) -> Tensor:
+        """What the queries may see, `[batch, 1 or kv_heads, tokens, slots]`."""
+        return may_see(self.step.positions, self.view.positions, self.window)
 
 
 @dataclass
@@ -24,68 +49,62 @@ class Read:
     seen: Tensor | None = None  # [batch, 1 or kv_heads, tokens, slots] which ones, where that was asked for
 
 
-def attend_selected(
-    selection: Selection,
-    q: Tensor,
-    view: View,
-    window: int | None,
-    scale: float,
-    step: Step,
-    kv_heads: int,
-    look: bool = False,
-) -> Read | None:
-    """Attention of a single token over the entries that a selection picks; None: it picks all.
-
-    q: `[batch, heads, 1, head_dim]`; look: whether to tell which entries were read.
-    """
-    runs = selection.runs(kv_heads)
+def attend_selected(selection: Selection, asked: Question) -> Read | None:
+    """Attention of a single token over the entries that a selection picks; None: it picks all."""
+    runs = selection.runs(asked.view.heads)
     if len(runs) == 1:
-        return None if runs[0][1] is None else _of_run(runs[0][1], q, view, window, scale, step, look)
-    group = q.shape[1] // kv_heads
+        return None if runs[0][1] is None else _of_run(runs[0][1], asked)
+    return by_run(runs, asked, _of_run)
+
+
+def by_run(
+    runs: list[tuple[slice, T | None]], asked: Question, attend_run: Callable[[T, Question], Read | None]
+) -> Read:
+    """Every run of KV heads with what chooses for it, side by side; where nothing does, all is read."""
     parts = []
-    for heads, one in runs:
-        narrow, rows = of_heads(view, heads), q[:, heads.start * group : heads.stop * group]
-        part = None if one is None else _of_run(one, rows, narrow, window, scale, step, look)
-        parts.append(part or _of_all(rows, narrow, window, scale, step, look))
-    return joined(parts, [heads.stop - heads.start for heads, _ in runs])
+    for heads, chooser in runs:
+        narrow = asked.of_heads(heads)
+        part = None if chooser is None else attend_run(chooser, narrow)
+        parts.append(part or _of_all(narrow))
+    return _joined(parts, [heads.stop - heads.start for heads, _ in runs])
 
 
-def _of_run(
-    selection: Selection, q: Tensor, view: View, window: int | None, scale: float, step: Step, look: bool
-) -> Read | None:
-    visible = _visible(view, window, step)
-    pick = selection.choose(q, view, visible, scale, step)
+def _of_run(selection: Selection, asked: Question) -> Read | None:
+    view = asked.view
+    visible = _visible(asked)
+    pick = selection.choose(asked.q, view, visible, asked.scale, asked.step)
     if pick is None:
         return None
     keys, read_keys = fetch(view.keys, pick, view.heads)
     values, read_values = fetch(view.values, pick, view.heads)
-    mask, bias = _mask(pick, view, window, step, keys), None
+    mask, bias = _mask(pick, asked, keys), None
     if view.bias is not None:
         bias = gather_slots(view.bias, pick.slots().clamp(min=0))
-    out = attend(q, keys, values, mask, scale, bias=bias)
+    out = attend(asked.q, keys, values, mask, asked.scale, bias=bias)
     read = Read(out, read_keys + read_values + pick.bytes_scored, keys.shape[:3].numel())
-    if look:
+    if asked.look:
         read.seen = _seen(pick, view) & visible
     return read
 
 
-def _visible(view: View, window: int | None, step: Step) -> Tensor:
+def _visible(asked: Question) -> Tensor:
     """`[batch, 1 or kv_heads, 1, slots]`; worked out once where layers share their positions."""
-    if view.positions is not step.ledger:
-        return may_see(step.positions, view.positions, window)
-    key = ("visible", window)
-    if key not in step.plans:
-        step.plans[key] = may_see(step.positions, view.positions, window)
-    return cast("Tensor", step.plans[key])
+    if asked.view.positions is not asked.step.ledger:
+        return asked.mask()
+    key = ("visible", asked.window)
+    if key not in asked.step.plans:
+        asked.step.plans[key] = asked.mask()
+    return cast("Tensor", asked.step.plans[key])
 
 
-def _mask(pick: Pick, view: View, window: int | None, step: Step, keys: Tensor) -> Tensor | None:
+def _mask(pick: Pick, asked: Question, keys: Tensor) -> Tensor | None:
     """Which of the gathered entries count, `[batch, 1 or kv_heads, 1 or group, n]`; None: all of them."""
+    view, step = asked.view, asked.step
     shared = view.positions is step.ledger
-    if shared and step.in_order and window is None and not pick.gaps and pick.bias is None:
+    if shared and step.in_order and asked.window is None and not pick.gaps and pick.bias is None:
         return None
     slots = pick.slots()
-    mask = may_see(step.positions, gather_slots(view.positions, slots.clamp(min=0)), window)
+    mask = may_see(step.positions, gather_slots(view.positions, slots.clamp(min=0)), asked.window)
     if pick.gaps:
         mask = mask & ((slots.unsqueeze(2) >= 0) | (step.positions[:, None, :, None] < 0))
     if pick.bias is not None:
@@ -93,12 +112,14 @@ def _mask(pick: Pick, view: View, window: int | None, step: Step, keys: Tensor) 
     return mask
 
 
-def _of_all(q: Tensor, view: View, window: int | None, scale: float, step: Step, look: bool) -> Read:
+def _of_all(asked: Question) -> Read:
     """Heads that read everything, beside others that do not."""
+    view, step = asked.view, asked.step
     keys, values = view.read()
-    mask = may_see(step.positions, view.positions, window)
-    out = attend(q, keys, values, mask, scale, bias=view.bias)
-    seen = mask.expand(-1, view.heads, -1, -1) if look else None
+    known = implied(step, asked.window) if view.positions is step.shared(asked.window) else None
+    mask = asked.mask() if known is None else None
+    out = attend(asked.q, keys, values, mask, asked.scale, known == "causal", view.bias)
+    seen = asked.mask() if asked.look else None
     return Read(out, view.keys.nbytes + view.values.nbytes, keys.shape[:3].numel(), seen)
 
 
@@ -120,7 +141,7 @@ def _seen(pick: Pick, view: View) -> Tensor:
     return seen[:, :, None, :-1].expand(-1, view.heads, -1, -1)
 
 
-def joined(parts: list[Read], heads: list[int]) -> Read:
+def _joined(parts: list[Read], heads: list[int]) -> Read:
     """Runs of KV heads, side by side again."""
     widths = zip(parts, heads, strict=True)
     seen = [part.seen.expand(-1, n, -1, -1) for part, n in widths if part.seen is not None]
@@ -162,7 +183,7 @@ class OfHeads:
         return self.of.nbytes * (self.heads.stop - self.heads.start) // self.all_heads
 
 
-def of_heads(view: View, heads: slice) -> View:
+def _of_heads(view: View, heads: slice) -> View:
     """The same entries, for some of the KV heads."""
     keys, values = OfHeads(view.keys, heads, view.heads), OfHeads(view.values, heads, view.heads)
     positions = view.positions if view.positions.shape[1] == 1 else view.positions[:, heads]

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from kvlab.model.selected import Read, attend_selected
+from kvlab.model.selected import Question, Read, attend_selected
 from kvlab.model.sparse_prefill import attend_prompt
 from kvlab.selection.base import Selection
 from kvlab.stores.base import Layer, Step, View
 
 
-def attend_chosen(
-    selection: Selection,
-    q: Tensor,
-    view: View,
-    layer: Layer,
-    window: int | None,
-    scale: float,
-    step: Step,
-    kv_heads: int,
-    look: bool = False,
-) -> Read | None:
-    """Attention over what a selection chooses, for one token or for a prompt; None: it reads everything.
-
-    q: `[batch, heads, tokens, head_dim]`; look: whether to tell which entries were read.
-    """
-    view.heads = kv_heads
-    indexed = _update(view, layer, step)
-    attend = attend_selected if step.tokens == 1 else attend_prompt
-    read = attend(selection, q, view, window, scale, step, kv_heads, look)
+def attend_chosen(selection: Selection, asked: Question, layer: Layer) -> Read | None:
+    """Attention over what a selection chooses, for one token or for a prompt; None: it reads everything."""
+    indexed = _update(asked.view, layer, asked.step)
+    attend = attend_selected if asked.step.tokens == 1 else attend_prompt
+    read = attend(selection, asked)
     if read is not None:
         read.bytes_read += indexed
     return read
