@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kvlab.selection.base import Pick, Selection, grouped
-from kvlab.selection.trained import Weights, read_weights
+from kvlab.selection.base import Pick, grouped
+from kvlab.selection.trained import Trained, Weights
 
 if TYPE_CHECKING:
     from kvlab.stores.base import Step, View
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 PAGE = 16  # what the packaged gates were trained for
 
 
-class Gate(Selection):
+class Gate(Trained):
     """Each KV head reads the `pages` pages that its trained gate ranks highest, and the newest entries.
 
     SeerAttention (Gao et al., 2024): largest, smallest and mean key of a page go through one matrix, the
@@ -35,24 +34,18 @@ class Gate(Selection):
             layers.
     """
 
+    kind = "gate"
+
     def __init__(
         self, pages: int = 16, weights: str | Path | Weights = "smollm2-135m", page_size: int = PAGE
     ):
         if pages < 1 or page_size < 1:
             raise ValueError(f"Gate needs pages >= 1 and page_size >= 1, not {pages} and {page_size}.")
+        super().__init__(weights)
         self.pages, self.page = pages, page_size
-        self.weights = read_weights("gate", weights)
-
-    def at(self, layer: int) -> Selection | None:
-        layers = len(self.weights["key"])
-        if layer >= layers:
-            raise ValueError(f"these gates were trained for a model of {layers} layers; this one has more.")
-        mine = copy.copy(self)
-        mine.weights = {name: weight[layer] for name, weight in self.weights.items()}
-        return mine
 
     def summarise(self, keys: Tensor, real: Tensor, constants: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"page": small_pages(pooled(keys, real, self.page), self._on(keys))}
+        return {"page": small_pages(pooled(keys, real, self.page), self.on(keys))}
 
     def choose(self, queries: Tensor, view: View, visible: Tensor, scale: float, step: Step) -> Pick | None:
         index = view.index
@@ -61,17 +54,10 @@ class Gate(Selection):
             return None
         held = index["page"]  # [batch, kv_heads, pages, gate_dim]
         q = grouped(queries, held.shape[1]).flatten(2).unsqueeze(2)  # [batch, kv_heads, 1, group * head_dim]
-        found = scores(q, held, self._on(queries)).squeeze(2)
+        found = scores(q, held, self.on(queries)).squeeze(2)
         seen = visible[:, :, 0, : index.covered].unflatten(-1, (index.pages, self.page)).any(dim=-1)
         best = found.masked_fill(~seen, float("-inf")).topk(self.pages, dim=-1).indices.sort(dim=-1).values
         return Pick(index.newest(), held.numel() * held.element_size(), best, self.page)
-
-    def shared_tensors(self) -> list[Tensor]:
-        return list(self.weights.values())
-
-    def _on(self, x: Tensor) -> Weights:
-        self.weights = {name: weight.to(x) for name, weight in self.weights.items()}
-        return self.weights
 
 
 def pooled(keys: Tensor, real: Tensor, page: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +9,13 @@ import torch
 from torch import Tensor
 
 from kvlab.selection.base import Pick, Selection
-from kvlab.selection.trained import Weights, read_weights
+from kvlab.selection.trained import Trained, Weights
 
 if TYPE_CHECKING:
     from kvlab.stores.base import Knobs, Step, View
 
 
-class Indexer(Selection):
+class Indexer(Trained):
     """Read the `k` entries that a trained indexer ranks highest, the same for all heads of a layer.
 
     The lightning indexer of DeepSeek Sparse Attention (DeepSeek-AI, 2025): entry s scores
@@ -33,25 +32,17 @@ class Indexer(Selection):
         ValueError: if `k` is less than 1, there are no such weights, or they were trained for other layers.
     """
 
+    kind = "indexer"
     page = 1
 
     def __init__(self, k: int = 128, weights: str | Path | Weights = "smollm2-135m", first: int = 0):
         if k < 1 or first < 0:
             raise ValueError(f"Indexer needs k >= 1 and first >= 0, not {k} and {first}.")
+        super().__init__(weights)
         self.k, self.first = k, first
-        self.weights = read_weights("indexer", weights)
 
     def at(self, layer: int) -> Selection | None:
-        if layer < self.first:
-            return None
-        layers = len(self.weights["key"])
-        if layer >= layers:
-            raise ValueError(
-                f"these indexers were trained for a model of {layers} layers; this one has more."
-            )
-        mine = copy.copy(self)
-        mine.weights = {name: weight[layer] for name, weight in self.weights.items()}
-        return mine
+        return None if layer < self.first else super().at(layer)
 
     def refuse(self, knobs: Knobs, kv_heads: int) -> None:
         super().refuse(knobs, kv_heads)
@@ -64,7 +55,7 @@ class Indexer(Selection):
             raise ValueError(f"these indexers were not trained for a model with {kv_heads} KV heads.")
 
     def summarise(self, keys: Tensor, real: Tensor, constants: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"key": small_keys(keys.transpose(1, 2).flatten(2), self._on(keys)).unsqueeze(1)}
+        return {"key": small_keys(keys.transpose(1, 2).flatten(2), self.on(keys)).unsqueeze(1)}
 
     def choose(self, queries: Tensor, view: View, visible: Tensor, scale: float, step: Step) -> Pick | None:
         index = view.index
@@ -73,17 +64,10 @@ class Indexer(Selection):
             return None
         held = index["key"]  # [batch, 1, slots, index_dim]
         q = queries.transpose(1, 2).flatten(2)  # [batch, 1, heads * head_dim]
-        found = scores(q, held[:, 0], self._on(queries))  # [batch, 1, slots]
+        found = scores(q, held[:, 0], self.on(queries))  # [batch, 1, slots]
         found = found.masked_fill(~visible[:, :1, 0, : index.pages], float("-inf"))
         rows = found.topk(self.k, dim=-1).indices.sort(dim=-1).values
         return Pick(rows, held.numel() * held.element_size())
-
-    def shared_tensors(self) -> list[Tensor]:
-        return list(self.weights.values())
-
-    def _on(self, x: Tensor) -> Weights:
-        self.weights = {name: weight.to(x) for name, weight in self.weights.items()}
-        return self.weights
 
 
 def small_keys(keys: Tensor, weights: Weights) -> Tensor:

@@ -1,7 +1,8 @@
-"""Weights of selections that were trained, one file a model: read, checked, and put where they are needed."""
+"""Selections that were trained, and their weights: one file a model, one tensor of all layers a name."""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kvlab.selection.base import Selection
+
 FOLDER = Path(__file__).with_name("checkpoints")
 Weights = dict[str, Tensor]  # name -> [layers, ...]
+
+
+class Trained(Selection):
+    """A selection with trained weights: all layers' as they were read, one layer's in what `at` returns.
+
+    Raises:
+        ValueError: there are no such weights (see `read_weights`), or they were trained for other layers.
+    """
+
+    kind: str  # "indexer", "gate": the first word of its files
+
+    def __init__(self, weights: str | Path | Weights):
+        self.weights = read_weights(self.kind, weights)
+
+    def at(self, layer: int) -> Selection | None:
+        layers = len(self.weights["key"])
+        if layer >= layers:
+            raise ValueError(
+                f"these {self.kind}s were trained for a model of {layers} layers; this one has more."
+            )
+        mine = copy.copy(self)
+        mine.weights = {name: weight[layer] for name, weight in self.weights.items()}
+        return mine
+
+    def shared_tensors(self) -> list[Tensor]:
+        return list(self.weights.values())
+
+    def on(self, x: Tensor) -> Weights:
+        """The weights where `x` is, in its dtype."""
+        self.weights = {name: weight.to(x) for name, weight in self.weights.items()}
+        return self.weights
 
 
 def checkpoint(kind: str, model: str) -> Path:
