@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kvlab.learned.capture import Capture, capture, held_out_windows, training_windows
-from kvlab.learned.evaluate import FROM, mass_by_layer
+from kvlab.learned.evaluate import FROM, Judge
 from kvlab.learned.train import Recipe, train, untrained
 from kvlab.measure.quality_stats import geometric
 from kvlab.selection import indexer
@@ -50,6 +50,8 @@ class Pupil:
         self.layer, self.width = layer, width
         self.taught, self.judged = of_layer(taught, layer), of_layer(judged, layer)
         self.recipe = Recipe("indexer", width=width)
+        self.judge = Judge(self.judged)
+        self._fixed = {"oracle": self.judge.oracle(), "sinks + recent": self.judge.sinks_and_recent()}
         self.weights = untrained(self.recipe, self.taught)
         self._steps: Iterator[float] = train(self.weights, self.recipe, [self.taught])
         self.steps, self.losses = 0, list[float]()
@@ -67,21 +69,18 @@ class Pupil:
 
     def mass(self, share: float) -> float:
         """Mean attention on the chosen share of the entries, held-out window."""
-        return mass_by_layer([self.judged], (share,), {"indexer": self._frozen()})["indexer"][share][0]
+        return self.judge.mass(self.judge.indexer(self._frozen()), share).item()
 
     def yardsticks(self, share: float) -> dict[str, float]:
         """What the oracle, and sinks with recent tokens, hold there."""
-        found = mass_by_layer([self.judged], (share,), {})
-        return {name: found[name][share][0] for name in ("oracle", "sinks + recent")}
+        return {name: self.judge.mass(ranking, share).item() for name, ranking in self._fixed.items()}
 
     def chosen(self, row: int, share: float = 0.1) -> tuple[Tensor, Tensor]:
         """One held-out query: its attention, `[tokens]` summing to 1, and what the indexer picks, bool."""
-        weights, seen = self._frozen(), self.judged.seen[row]
+        weights, seen = self._of_layer(), self.judged.seen[row]
         attention = self.judged.attention[0, :, row].sum(dim=0)
-        held = indexer.small_keys(self.judged.keys[0], {n: w[0] for n, w in weights.items()})
-        found = indexer.scores(
-            self.judged.queries[0, row : row + 1], held, {n: w[0] for n, w in weights.items()}
-        )
+        held = indexer.small_keys(self.judged.keys[0], weights)
+        found = indexer.scores(self.judged.queries[0, row : row + 1], held, weights)
         k = max(5, int(int(seen.sum()) * share))
         best = found[0].masked_fill(~seen, float("-inf")).topk(k).indices
         picked = torch.zeros_like(seen)
@@ -91,9 +90,12 @@ class Pupil:
     def _frozen(self) -> dict[str, Tensor]:
         return {name: weight.detach() for name, weight in self.weights.items()}
 
+    def _of_layer(self) -> dict[str, Tensor]:
+        return {name: weight[0] for name, weight in self._frozen().items()}
+
     def dead(self) -> float:
         """The share of (query, head) pairs whose ReLU is 0 for every token: no gradient reaches them."""
-        weights = {name: weight[0] for name, weight in self._frozen().items()}
+        weights = self._of_layer()
         held = indexer.small_keys(self.taught.keys[0], weights)
         q = (self.taught.queries[0] @ weights["query"]).unflatten(-1, (self.recipe.heads, self.recipe.dim))
         return float((q @ held.T <= 0).all(dim=-1).float().mean())
