@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from kvlab.eviction.base import Columns, Eviction
+from kvlab.eviction.choosing import packed, protected
 
 if TYPE_CHECKING:
     from kvlab.stores.base import Step, View
@@ -32,8 +32,4 @@ class SinkRecent(Eviction):
         held = view.positions  # [batch, 1 or kv_heads, slots]
         if held.shape[-1] <= self.sinks + self.recent:
             return None
-        newest = step.positions.amax(dim=-1)[:, None, None]  # [batch, 1, 1]
-        wanted = (held >= 0) & ((held < self.sinks) | (held > newest - self.recent))
-        n = int(wanted.sum(-1).max())  # rows with padding hold fewer; they keep free slots instead
-        order = torch.argsort(wanted.to(torch.int8), dim=-1, descending=True, stable=True)
-        return order[..., :n].sort(dim=-1).values
+        return packed(protected(held, step, self.sinks, self.recent))
