@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kvlab.measure.quality_stats import Interval, geometric, t_interval, times, wilson
+from kvlab.measure.quality_stats import Interval, each_needle, geometric, t_interval, times, wilson
 
 from .recorded import Recorded
 
@@ -27,13 +27,13 @@ def more(run: Recorded, worse: str, better: str, model: str = "smollm2-135m") ->
 
 def needles(run: Recorded, method: str) -> Interval:
     """The share of needles found, of all lengths and kinds, and its 95 % interval."""
-    hits = needle_hits(run, method)
-    return wilson(sum(hits), len(hits))
+    found = needle_hits(run, method)
+    return wilson(sum(found), len(found))
 
 
 def needle_hits(run: Recorded, method: str) -> list[int]:
     """1 or 0 for each needle."""
-    return [hit for kinds in row(run, method)["needles"].values() for one in kinds.values() for hit in one]
+    return each_needle(row(run, method)["needles"])
 
 
 def agreement(run: Recorded, method: str) -> float:
@@ -45,11 +45,11 @@ def summary(run: Recorded, methods: Sequence[str]) -> str:
     """A line for each method: bits, KL with interval, needles, agreement."""
     lines = []
     for name in methods:
-        far, hits = "KL 0: exact", needle_hits(run, name)
+        far, right = "KL 0: exact", needle_hits(run, name)
         if not row(run, name).get("exact"):
             k = kl(run, name)
             far = f"KL {k.mean:.4f} ({k.low:.4f} … {k.high:.4f})"
-        found = f"needles {sum(hits):>2}/{len(hits)}"
+        found = f"needles {sum(right):>2}/{len(right)}"
         lines.append(f"{name:>14}: {far:<28}, {found}, same next token {agreement(run, name):.0%}")
     return "\n".join(lines)
 

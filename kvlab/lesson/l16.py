@@ -10,10 +10,10 @@ from torch import Tensor
 
 import kvlab
 from kvlab.eviction import Eviction
-from kvlab.measure.quality import Settings, quality
-from kvlab.measure.quality_stats import Interval, t_interval, wilson
+from kvlab.measure.quality_stats import each_needle
 from kvlab.stores import Step, View
 
+from .judged_points import Judged, kl_of_first_text
 from .recorded import Recorded
 from .style import token_text
 
@@ -134,24 +134,12 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Point:
-    """One policy at one budget, as it was recorded."""
+class Point(Judged):
+    """One policy of NAMES at one budget, as it was recorded."""
 
-    name: str  # of NAMES
     budget: int  # per cent of the prompt
-    kl: list[float]  # nats a token, one a text
-    right: int  # needles found with the question asked afterwards
-    asked: int
     right_aware: int | None  # needles found with the question in the prompt
     stored: float  # bytes a token of the prompt
-
-    @property
-    def interval(self) -> Interval:
-        return t_interval(self.kl)
-
-    @property
-    def found(self) -> Interval:
-        return wilson(self.right, self.asked)
 
 
 def points(run: Recorded) -> list[Point]:
@@ -165,14 +153,9 @@ def point(row: dict[str, Any]) -> Point:
     name, _, share = row["method"].rpartition("-")
     if row["method"] == "full":
         name, share = "full", "100"
-    hits = _hits(row["needles"])
-    aware = sum(_hits(row["needles_aware"])) if "needles_aware" in row else None
-    return Point(NAMES[name], int(share), row["kl"], sum(hits), len(hits), aware,
-                 row["bytes"]["stored"])  # fmt: skip
-
-
-def _hits(needles: dict[str, dict[str, list[int]]]) -> list[int]:
-    return [hit for by_kind in needles.values() for one in by_kind.values() for hit in one]
+    right = each_needle(row["needles"])
+    aware = sum(each_needle(row["needles_aware"])) if "needles_aware" in row else None
+    return Point(NAMES[name], row["kl"], sum(right), len(right), int(share), aware, row["bytes"]["stored"])
 
 
 def at(found: list[Point], name: str, budget: int) -> Point:
@@ -199,14 +182,7 @@ class LengthForPosition(kvlab.SnapKV):
 
 def kl_here(lm: Decoder, evictions: dict[str, Eviction]) -> dict[str, float]:
     """KL on the first text of the recorded run, token by token through a real cache."""
-    settings = Settings(offsets=1, tokens=256, further=48, evaluations=("kl",))
-    made = {name: _factory(lm, eviction) for name, eviction in evictions.items()}
-    found = quality(lm, made, settings, progress=False)
-    return {name: result["kl"][0] for name, result in found.items()}
-
-
-def _factory(lm: Decoder, eviction: Eviction) -> Any:
-    return lambda task: kvlab.Cache(lm, eviction=eviction)
+    return kl_of_first_text(lm, {name: {"eviction": one} for name, one in evictions.items()}, further=48)
 
 
 def weigh(keys: Tensor, values: Tensor, query: Tensor, bias: Tensor) -> Tensor:

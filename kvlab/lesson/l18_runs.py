@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,12 @@ from torch import Tensor
 import kvlab
 from kvlab.eviction import Eviction
 from kvlab.measure.clock import alternate, once
-from kvlab.measure.quality import Settings, quality
-from kvlab.measure.quality_stats import Interval, t_interval, wilson
+from kvlab.measure.quality_stats import each_needle
 from kvlab.measure.sparse import DENSE, Layer, decode_ways
 from kvlab.selection import Selection
 from kvlab.zoo import SHAPES
 
+from .judged_points import Judged, kl_of_first_text
 from .l16 import PROMPT
 from .recorded import Recorded
 
@@ -69,9 +69,7 @@ def answer(lm: Decoder, selection: Selection | None = None, eviction: Eviction |
 
 def kl_here(lm: Decoder, selection: Selection) -> float:
     """KL on the first text of the recorded run, token by token through a real cache."""
-    settings = Settings(offsets=1, tokens=256, further=32, evaluations=("kl",))
-    made: dict[str, Any] = {"it": lambda task: kvlab.Cache(lm, selection=selection)}
-    return float(quality(lm, made, settings, progress=False)["it"]["kl"][0])
+    return kl_of_first_text(lm, {"it": {"selection": selection}}, further=32)["it"]
 
 
 def speeds_here(tokens: int, rounds: int) -> dict[str, float]:
@@ -97,22 +95,10 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Point:
-    """One method, as it was recorded."""
+class Point(Judged):
+    """One method of NAMES, as it was recorded."""
 
-    name: str
-    kl: Sequence[float]  # nats a token, one a text
-    right: int
-    asked: int
     read: float  # bytes that a token read, over those of the full cache
-
-    @property
-    def interval(self) -> Interval:
-        return t_interval(self.kl)
-
-    @property
-    def found(self) -> Interval:
-        return wilson(self.right, self.asked)
 
 
 def points(run: Recorded) -> list[Point]:
@@ -124,8 +110,8 @@ def points(run: Recorded) -> list[Point]:
 
 
 def _point(row: Mapping[str, Any], whole: float) -> Point:
-    hits = [hit for by_kind in row["needles"].values() for one in by_kind.values() for hit in one]
-    return Point(NAMES[row["method"]], row["kl"], sum(hits), len(hits), row["bytes"]["read"] / whole)
+    right = each_needle(row["needles"])
+    return Point(NAMES[row["method"]], row["kl"], sum(right), len(right), row["bytes"]["read"] / whole)
 
 
 def times_dense(run: Recorded, tokens: int) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from kvlab.learned.capture import Capture, capture, held_out_windows, training_windows
 from kvlab.learned.evaluate import FROM, Judge
 from kvlab.learned.train import Recipe, train, untrained
-from kvlab.measure.quality_stats import geometric
+from kvlab.measure.quality_stats import each_needle, geometric
 from kvlab.selection import indexer
 from kvlab.selection.trained import read_recipe
 
@@ -135,6 +135,5 @@ def losses(run: Recorded) -> list[tuple[str, float, float, float, int]]:
         if row["method"] == "full":
             continue
         kl = geometric(row["kl"])
-        asked = [hit for by in row["needles"].values() for hits in by.values() for hit in hits]
-        found.append((row["method"], kl.mean, kl.low, kl.high, sum(asked)))
+        found.append((row["method"], kl.mean, kl.low, kl.high, sum(each_needle(row["needles"]))))
     return sorted(found, key=lambda line: line[1])

@@ -14,7 +14,7 @@ import kvlab
 from kvlab.measure.machine import commit, device_name, now, versions
 from kvlab.measure.methods import find_methods
 from kvlab.measure.quality import EVALUATIONS, QUICK, Settings, quality, settings_of
-from kvlab.measure.quality_stats import t_interval, wilson
+from kvlab.measure.quality_stats import each_needle, t_interval, wilson
 from kvlab.measure.quality_texts import corpus_digest
 from kvlab.measure.report import Report, read_report, shown_command
 from kvlab.measure.tables import table
@@ -119,9 +119,9 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
         line["read/step"] = round(row["bytes"]["read"])
     for name in ("needles", "needles_aware"):
         if name in row:
-            hits = [hit for kinds in row[name].values() for one in kinds.values() for hit in one]
-            share = wilson(sum(hits), len(hits))
-            line[name] = f"{sum(hits)}/{len(hits)} ({share.low:.2f} … {share.high:.2f})"
+            found = each_needle(row[name])
+            share = wilson(sum(found), len(found))
+            line[name] = f"{sum(found)}/{len(found)} ({share.low:.2f} … {share.high:.2f})"
     if "copying" in row:
         line["copying"] = " ".join(f"{t_interval(shares).mean:.2f}" for shares in row["copying"].values())
     return line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 # 97.5 % quantiles of Student's t for 1, 2, 3 … degrees of freedom (Student, 1908)
@@ -60,6 +60,11 @@ def times(worse: Sequence[float], better: Sequence[float]) -> Interval:
     if len(worse) != len(better) or min(*worse, *better) <= 0:
         raise ValueError("times compares equally many values above zero, text by text.")
     return geometric([w / b for w, b in zip(worse, better, strict=True)])
+
+
+def each_needle(needles: Mapping[str, Mapping[str, Sequence[int]]]) -> list[int]:
+    """1 or 0 for each needle of a result's "needles" or "needles_aware": of all lengths and kinds."""
+    return [hit for kinds in needles.values() for one in kinds.values() for hit in one]
 
 
 def wilson(hits: int, tries: int) -> Interval:
