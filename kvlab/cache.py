@@ -257,7 +257,7 @@ class Cache:
     @property
     def ledger_bytes(self) -> int:
         """Bytes of the positions that all layers share, and of the source that an encoder has read."""
-        return sum(t.numel() * t.element_size() for t in (self.ledger, self.source) if t is not None)
+        return sum(t.nbytes for t in (self.ledger, self.source) if t is not None)
 
     @property
     def bytes_read(self) -> int:

@@ -46,7 +46,7 @@ class Ragged:
     @property
     def nbytes(self) -> int:
         """Bytes of the streams and of their ends."""
-        return self.data.numel() + self.ends.numel() * self.ends.element_size()
+        return self.data.numel() + self.ends.nbytes
 
     def spans(self) -> tuple[Tensor, Tensor]:
         """Start and end of every stream in `data`, int64 `[batch, kv_heads, blocks]`."""

@@ -76,7 +76,7 @@ def look(cache: Any) -> dict[str, Any]:
         "capacity": cache.max_cache_len,
         "sliding_keys": list(keys[0].shape),
         "full_keys": list(keys[5].shape),
-        "bytes": sum(t.numel() * t.element_size() for t in (*keys, *values)),
+        "bytes": sum(t.nbytes for t in (*keys, *values)),
     }
 
 

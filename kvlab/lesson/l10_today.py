@@ -19,7 +19,7 @@ from .l08_peer import Peer
 def held(cache: Any) -> tuple[int, int]:
     """Bytes of a transformers cache: what its tensors show, and the memory that they keep."""
     tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
-    return sum(t.numel() * t.element_size() for t in tensors), distinct_storage_bytes(tensors)
+    return sum(t.nbytes for t in tensors), distinct_storage_bytes(tensors)
 
 
 def fill(cache: Any, config: Any, tokens: int) -> Any:

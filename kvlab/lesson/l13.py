@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median_high
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -165,15 +166,11 @@ def peaks(run: Recorded, codec: str, blockwise: int | None) -> list[tuple[int, f
     return [(row["tokens"], row["peak_extra_bytes"] / 1e6) for row in rows]
 
 
-def middle(values: Sequence[float]) -> float:
-    """The median."""
-    return sorted(values)[len(values) // 2]
-
-
 def slower(run: Recorded, codec: str, blockwise: int | None, than: str) -> list[tuple[int, float]]:
     """(tokens, how many times the step took: than "exact" or "decode_all"), medians over the rounds."""
     return [
-        (row["tokens"], middle(row[f"over_{than}"])) for row in run.select(codec=codec, blockwise=blockwise)
+        (row["tokens"], median_high(row[f"over_{than}"]))
+        for row in run.select(codec=codec, blockwise=blockwise)
     ]
 
 
@@ -194,7 +191,7 @@ def peer(run: Recorded, cache: str) -> Peer:
     rows = run.select(cache=cache)
     share = sum(row["bytes"] for row in rows) / sum(row["full_bytes"] for row in rows)
     return Peer(
-        geometric([row["kl"] for row in rows]), share, middle([row["step_over_full"] for row in rows])
+        geometric([row["kl"] for row in rows]), share, median_high([row["step_over_full"] for row in rows])
     )
 
 

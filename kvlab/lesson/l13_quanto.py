@@ -8,6 +8,7 @@ lossy step is taken right after the same step with a full cache, so that a slow 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def inner_tensors(thing: Any) -> list[Tensor]:
 
 def nbytes(cache: Any) -> int:
     """Bytes of all tensors behind a transformers cache, each counted once."""
-    found = {t.data_ptr(): t.numel() * t.element_size() for t in inner_tensors(cache) if t.numel()}
+    found = {t.data_ptr(): t.nbytes for t in inner_tensors(cache) if t.numel()}
     return sum(found.values())
 
 
@@ -63,7 +64,7 @@ def compared(full: Step, lossy: Step, ids: Tensor, prompt: int) -> tuple[float, 
         p, q = logits
         kls.append(float((p.exp() * (p - q)).sum()))
         ratios.append(seconds[1] / seconds[0])
-    return sum(kls) / len(kls), sorted(ratios)[len(ratios) // 2]
+    return sum(kls) / len(kls), statistics.median_high(ratios)
 
 
 def theirs(twin: Any, bits: int | None) -> tuple[Step, Any]:

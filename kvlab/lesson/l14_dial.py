@@ -60,7 +60,7 @@ class Dial:
         codec = codec_of(format, kept, self.dim)
         packed = codec.encode(x)
         vectors = x[..., 0].numel()
-        size = {name: part.numel() * part.element_size() / vectors for name, part in packed.items()}
+        size = {name: part.nbytes / vectors for name, part in packed.items()}
         index = size.get("bitmap", 0) + size.get("column", 0)
         values = size.get("value", 0) + size.get("value.code", 0)
         back = codec.decode(packed, torch.float32)

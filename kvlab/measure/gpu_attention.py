@@ -142,7 +142,7 @@ def _measure(
 
     replay = graphed(call) if device.type == "cuda" else call
     timing = measure(replay, device, repeats=10, warmup=2, calls=10)
-    moved = sum(t.numel() * t.element_size() for t in (keys, values))
+    moved = sum(t.nbytes for t in (keys, values))
     return {**timing.row(), "bytes": moved, "relative_error": error}
 
 

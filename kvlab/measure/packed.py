@@ -6,6 +6,7 @@ is what the step allocates beyond what is there when it begins, by PyTorch's own
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -95,7 +96,7 @@ def packed_table(report: Report) -> str:
     """Medians; ratios are medians of the ratios within a round."""
     rows = []
     for row in report.rows:
-        ratio = {key: sorted(row[key])[len(row[key]) // 2] for key in ("over_exact", "over_decode_all")}
+        ratio = {key: statistics.median_high(row[key]) for key in ("over_exact", "over_decode_all")}
         shown = {"model": row["model"], "tokens": row["tokens"], "codec": row["codec"]}
         rows.append(
             shown

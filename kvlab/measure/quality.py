@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from kvlab.measure.quality_texts import beginning, haystack, random_tokens, wind
 from kvlab.zoo.paths import home
 
 if TYPE_CHECKING:
-    from kvlab.model.decoder import Block, Decoder
+    from kvlab.model.decoder import Decoder
 
 EXACT = 1e-8  # nats: in float32 an exact cache differs by rounding only; lossy ones start far above
 EVALUATIONS = ("kl", "needles", "copying")
@@ -191,8 +191,7 @@ def kept_reference(lm: Decoder, prompt: Prompt, further: Tensor) -> Tensor:
     """What `reference` returns; kept in kvlab's folder by model, texts, precision and versions."""
     about = [lm.config, lm.dtype, lm.device.type, versions()["torch"], versions()["kvlab"]]
     digest = hashlib.sha256(repr(about).encode())
-    block = cast("Block", lm.layers[0])
-    for tensor in (prompt.ids, further, lm.norm.weight, block.self_attn.qkv):
+    for tensor in (prompt.ids, further, lm.norm.weight, lm.blocks()[0].self_attn.qkv):
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     file = home() / "quality" / f"{lm.config.name}-{digest.hexdigest()[:16]}.pt"
     if file.is_file():

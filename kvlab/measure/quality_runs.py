@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from kvlab.cache import Cache
 from kvlab.measure.quality_texts import Haystack
 
 if TYPE_CHECKING:
-    from kvlab.model.decoder import Block, Decoder
+    from kvlab.model.decoder import Decoder
 
 Tick = Callable[[], Any]  # called after every step: a progress bar moves
 CHUNK = 16  # steps whose logits are compared at once
@@ -62,7 +62,7 @@ class Prompt:
             return cache
         with torch.no_grad():
             step = cache.begin(self.ids)
-            frame, blocks = lm.frame(step), cast("list[Block]", lm.layers)
+            frame, blocks = lm.frame(step), lm.blocks()
             try:
                 for block, layer, x in zip(blocks, cache.layers, self.inputs, strict=True):
                     block.self_attn(block.input_layernorm(x), layer, frame)

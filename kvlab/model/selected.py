@@ -130,7 +130,7 @@ def fetch(reader: Reader, pick: Pick, kv_heads: int) -> tuple[Tensor, int]:
         return reader.gather(pick.slots().clamp(min=0).expand(-1, kv_heads, -1))
     rows = pick.rows.clamp(min=0) if pick.gaps else pick.rows
     x = gather_pages(lying, pick.pages, pick.page, rows)
-    return x, x.numel() * x.element_size()
+    return x, x.nbytes
 
 
 def _seen(pick: Pick, view: View) -> Tensor:

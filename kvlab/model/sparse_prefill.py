@@ -80,7 +80,7 @@ def _tiled(pattern: Pattern, asked: Question) -> Read:
             out = attend(block, k, v, tile.mask[None, None], asked.scale, bias=bias)
             read.out[rows, asking].index_copy_(2, tile.queries, out)
             read.entries += k.shape[:3].numel()
-            read.bytes_read += 2 * k.numel() * k.element_size()
+            read.bytes_read += 2 * k.nbytes
             if read.seen is not None:
                 read.seen[rows, heads][..., tile.queries[:, None], tile.slots] = tile.mask
     return read

@@ -57,7 +57,7 @@ class Gate(Trained):
         found = scores(q, held, self.on(queries)).squeeze(2)
         seen = visible[:, :, 0, : index.covered].unflatten(-1, (index.pages, self.page)).any(dim=-1)
         best = found.masked_fill(~seen, float("-inf")).topk(self.pages, dim=-1).indices.sort(dim=-1).values
-        return Pick(index.newest(), held.numel() * held.element_size(), best, self.page)
+        return Pick(index.newest(), held.nbytes, best, self.page)
 
 
 def pooled(keys: Tensor, real: Tensor, page: int) -> Tensor:

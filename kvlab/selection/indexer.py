@@ -67,7 +67,7 @@ class Indexer(Trained):
         found = scores(q, held[:, 0], self.on(queries))  # [batch, 1, slots]
         found = found.masked_fill(~visible[:, :1, 0, : index.pages], float("-inf"))
         rows = found.topk(self.k, dim=-1).indices.sort(dim=-1).values
-        return Pick(rows, held.numel() * held.element_size())
+        return Pick(rows, held.nbytes)
 
 
 def small_keys(keys: Tensor, weights: Weights) -> Tensor:

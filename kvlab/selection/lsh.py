@@ -67,7 +67,7 @@ class LSHSampling(Selection):
         mine = found.take_along_dim(at, dim=-1)
         bias = bias.masked_fill(~mine | (rows < 0).unsqueeze(2), float("-inf"))
         exact = always.take_along_dim(at, dim=-1) & mine
-        return Pick(rows, codes.numel() * codes.element_size(), bias=bias.masked_fill(exact, 0.0), gaps=True)
+        return Pick(rows, codes.nbytes, bias=bias.masked_fill(exact, 0.0), gaps=True)
 
     def _weights(self, q: Tensor, view: View, mean: Tensor, rows: Tensor) -> Tensor:
         """-log of the probability to be found, `[batch, kv_heads, group, n]`."""
@@ -128,4 +128,4 @@ class Buckets(Selection):
         for i in range(q.shape[2]):
             found = found | (codes == asked[:, :, i : i + 1]).any(dim=-1)
         rows = rows_where(found & visible[:, :, 0, : index.pages])
-        return Pick(rows, codes.numel() * codes.element_size(), gaps=True)
+        return Pick(rows, codes.nbytes, gaps=True)

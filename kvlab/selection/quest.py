@@ -48,7 +48,7 @@ class Quest(Selection):
         seen = visible[:, :, 0, : index.covered].unflatten(-1, (index.pages, self.page)).any(dim=-1)
         scores = upper(grouped(queries, held.shape[1]), held) * scale
         best = shares(scores, seen).topk(self.pages, dim=-1).indices.sort(dim=-1).values
-        return Pick(index.newest(), held.numel() * held.element_size(), best, self.page)
+        return Pick(index.newest(), held.nbytes, best, self.page)
 
 
 def bounds(keys: Tensor, real: Tensor, page: int) -> Tensor:

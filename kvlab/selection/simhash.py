@@ -55,4 +55,4 @@ class SimHash(Selection):
         assert isinstance(apart, Tensor)
         apart = apart.masked_fill(~visible[:, :, 0, : index.pages], torch.iinfo(apart.dtype).max)
         rows = apart.topk(self.k, dim=-1, largest=False).indices.sort(dim=-1).values
-        return Pick(rows, codes.numel() * codes.element_size())
+        return Pick(rows, codes.nbytes)

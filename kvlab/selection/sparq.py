@@ -53,7 +53,7 @@ class SparQ(Selection):
         rows = shares(scores, visible[:, :, 0, : index.covered]).topk(self.k, dim=-1).indices
         rows = rows.sort(dim=-1).values
         rest = index.newest().expand(*rows.shape[:2], -1)
-        return Pick(torch.cat((rows, rest), dim=-1), some.numel() * some.element_size())
+        return Pick(torch.cat((rows, rest), dim=-1), some.nbytes)
 
 
 def _channels(held: Tensor, which: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ class DynamicLayer(Layer):
     def stored_bytes(self, slots: int) -> int:
         own = [t for t in (self.ledger, *self.columns.values()) if t is not None]
         index = self.index.nbytes if self.index else 0
-        return self.keys.nbytes + self.values.nbytes + index + sum(t.numel() * t.element_size() for t in own)
+        return self.keys.nbytes + self.values.nbytes + index + sum(t.nbytes for t in own)
 
     def full_read_bytes(self, slots: int) -> int:
         return self.keys.nbytes + self.values.nbytes

@@ -88,7 +88,7 @@ class Index:
 
     @property
     def nbytes(self) -> int:
-        own = sum(x.numel() * x.element_size() for x in self.constants.values())
+        own = sum(x.nbytes for x in self.constants.values())
         return own + sum(item.nbytes for item in self.items.values())
 
     def tensors(self) -> list[Tensor]:

@@ -48,11 +48,11 @@ class Passing:
 
     def gather(self, rows: Tensor) -> tuple[Tensor, int]:
         x = gather_slots(self.x, rows)
-        return x, x.numel() * x.element_size()
+        return x, x.nbytes
 
     @property
     def nbytes(self) -> int:
-        return self.x.numel() * self.x.element_size()
+        return self.x.nbytes
 
 
 class NoLayer(Layer):

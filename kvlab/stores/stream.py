@@ -219,4 +219,4 @@ class GrowingStream:
 
 def nbytes(tensors: Iterable[Tensor]) -> int:
     """Sum of the bytes of `tensors` (any iterable)."""
-    return sum(t.numel() * t.element_size() for t in tensors)
+    return sum(t.nbytes for t in tensors)
