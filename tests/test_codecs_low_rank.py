@@ -114,7 +114,7 @@ def test_a_cache_counts_bases_once() -> None:
 
 def test_more_energy_takes_more_rank() -> None:
     lm = model(config=WIDE)
-    ranks = [[s.rank for s in LowRank.fit(lm, TEXT, energy=e).subspaces.values()] for e in (0.3, 0.7, 1.0)]
+    ranks = [[s.rank for s in LowRank.fit(lm, TEXT, energy=e).codecs.values()] for e in (0.3, 0.7, 1.0)]
     assert all(a <= b <= c for a, b, c in zip(*ranks, strict=True)) and sum(ranks[0]) < sum(ranks[2])
     assert max(ranks[2]) <= 8
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kvlab.codecs.base import Codec, Packed
+from kvlab.codecs.base import Choice, Codec, Packed, Stream
 
 if TYPE_CHECKING:
+    from kvlab.model.config import Config
     from kvlab.model.decoder import Decoder
 
 
@@ -28,6 +29,36 @@ class Watch(Codec):
 
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
         return packed["exact"].to(dtype)
+
+
+class Learned(Choice):
+    """What was learned for each layer and stream of a model; what is missing stays exact.
+
+    Raises:
+        ValueError: something was learned for a layer that the model does not have (`refuse`, when the cache
+            is made), or what one of the codecs refuses.
+    """
+
+    what: str  # what one layer and stream has learned
+
+    def __init__(self, codecs: Mapping[tuple[int, Stream], Codec]):
+        self.codecs = codecs
+
+    def at(self, layer: int, stream: Stream) -> Codec | None:
+        return self.codecs.get((layer, stream))
+
+    def refuse(self, config: Config) -> None:
+        for layer, _ in self.codecs:
+            if layer >= config.num_hidden_layers:
+                raise ValueError(
+                    f"a {self.what} was learned for layer {layer}; {config.name} has "
+                    f"{config.num_hidden_layers} layers, from 0; fit one on this model."
+                )
+        for codec in self.codecs.values():
+            codec.refuse(config)
+
+    def shared_tensors(self) -> list[Tensor]:
+        return [tensor for codec in self.codecs.values() for tensor in codec.shared_tensors()]
 
 
 def entries(lm: Decoder, ids: Sequence[int], plain: bool = True) -> list[tuple[Tensor, Tensor]]:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kvlab.codecs.base import Choice, Codec, Packed, Stream, require_counts, require_finite
-from kvlab.codecs.calibrate import entries
+from kvlab.codecs.base import Codec, Packed, require_counts, require_finite
+from kvlab.codecs.calibrate import Learned, entries
 from kvlab.codecs.low_rank import STREAMS
 
 if TYPE_CHECKING:
@@ -79,17 +79,16 @@ class Atoms(Codec):
         return [self.atoms]
 
 
-class Lexico(Choice):
+class Lexico(Learned):
     """Dictionary codes for each layer and stream, as in Lexico (Kim et al., 2024).
 
     The paper learns 4,096 atoms a layer and stream by gradient descent, and they serve any text. Here they
     are learned from one calibration text by the method of optimal directions, in seconds, so there are fewer.
 
-    dictionaries: by (layer, stream); what is missing stays exact.
+    Made of its codecs by (layer, stream); what is missing stays exact.
     """
 
-    def __init__(self, dictionaries: dict[tuple[int, Stream], Atoms]):
-        self.dictionaries = dictionaries
+    what = "dictionary"
 
     @classmethod
     def fit(
@@ -133,16 +132,6 @@ class Lexico(Choice):
                 learned = learn(x[:, sink:].flatten(0, 1), atoms, sparsity, rounds, seed)
                 found[layer, stream] = Atoms(learned, sparsity, residual, sink, stream == "keys")
         return cls(found)
-
-    def at(self, layer: int, stream: Stream) -> Codec | None:
-        return self.dictionaries.get((layer, stream))
-
-    def refuse(self, config: Config) -> None:
-        for one in self.dictionaries.values():
-            one.refuse(config)
-
-    def shared_tensors(self) -> list[Tensor]:
-        return [tensor for one in self.dictionaries.values() for tensor in one.shared_tensors()]
 
 
 def pursue(x: Tensor, atoms: Tensor, sparsity: int) -> tuple[Tensor, Tensor]:

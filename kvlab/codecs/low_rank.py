@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kvlab.codecs.base import Choice, Codec, Packed, Stream, require_counts, require_finite
-from kvlab.codecs.calibrate import entries
+from kvlab.codecs.base import Codec, Packed, Stream, require_counts, require_finite
+from kvlab.codecs.calibrate import Learned, entries
 
 if TYPE_CHECKING:
     from kvlab.model.config import Config
@@ -76,18 +76,17 @@ class Subspace(Codec):
         return [self.basis, self.mean]
 
 
-class LowRank(Choice):
+class LowRank(Learned):
     """A `Subspace` for each layer and stream, as in Palu (Chang et al., 2024) with one head a group.
 
     Palu factorizes the weights of the projections; here the bases come from the SVD of keys and values that a
     calibration text gave, after their mean was taken off. Keys are taken before rotation: rotation turns each
     token's key by another angle, and spreads over many directions what lay in a few.
 
-    subspaces: by (layer, stream); what is missing stays exact.
+    Made of its codecs by (layer, stream); what is missing stays exact.
     """
 
-    def __init__(self, subspaces: dict[tuple[int, Stream], Subspace]):
-        self.subspaces = subspaces
+    what = "basis"
 
     @classmethod
     def fit(
@@ -149,22 +148,6 @@ class LowRank(Choice):
                     plain = stream == "keys" and not rotated
                     found[layer, stream] = Subspace(basis[..., :r], mean, residual, sink, plain)
         return cls(found)
-
-    def at(self, layer: int, stream: Stream) -> Codec | None:
-        return self.subspaces.get((layer, stream))
-
-    def refuse(self, config: Config) -> None:
-        for layer, _ in self.subspaces:
-            if layer >= config.num_hidden_layers:
-                raise ValueError(
-                    f"a basis was learned for layer {layer}; {config.name} has {config.num_hidden_layers} "
-                    "layers, from 0; fit bases on this model."
-                )
-        for subspace in self.subspaces.values():
-            subspace.refuse(config)
-
-    def shared_tensors(self) -> list[Tensor]:
-        return [tensor for one in self.subspaces.values() for tensor in one.shared_tensors()]
 
 
 def principal(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
