@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -109,6 +110,19 @@ class Cache:
         self._next = torch.zeros(1, dtype=torch.int64, device=self.device)
 
     # --- one step of the model ---
+
+    @contextmanager
+    def step(self, ids: Tensor, mask: Tensor | None = None) -> Iterator[Step]:
+        """A whole step: begun, and committed at the end of the `with`, or undone where it raises (an
+        interrupt too: some layers have the new tokens by then, and some do not). Raises as `begin` does.
+        """
+        step = self.begin(ids, mask)
+        try:
+            yield step
+        except BaseException:
+            self.undo()
+            raise
+        self.commit(step)
 
     def begin(self, ids: Tensor, mask: Tensor | None = None) -> Step:
         """Open a step for `ids [batch, tokens]`; `mask [batch, tokens]` is False where a token is padding.

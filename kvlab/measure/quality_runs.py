@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kvlab.cache import Cache
 from kvlab.measure.quality_texts import Haystack
+from kvlab.stores.dynamic import DynamicLayer
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -60,16 +61,10 @@ class Prompt:
             with torch.no_grad():
                 lm(self.ids, cache, last_only=True)
             return cache
-        with torch.no_grad():
-            step = cache.begin(self.ids)
-            frame, blocks = lm.frame(step), lm.blocks()
-            try:
-                for block, layer, x in zip(blocks, cache.layers, self.inputs, strict=True):
-                    block.self_attn(block.input_layernorm(x), layer, frame)
-            except BaseException:
-                cache.undo()
-                raise
-            cache.commit(step)
+        with torch.no_grad(), cache.step(self.ids) as step:
+            frame = lm.frame(step)
+            for block, layer, x in zip(lm.blocks(), cache.layers, self.inputs, strict=True):
+                block.self_attn(block.input_layernorm(x), layer, frame)
         return cache
 
 
@@ -114,11 +109,12 @@ def continuation(
     full: of `reference`. Returns, one number a row: "kl" (nats a token, full against this), "nll" and
     "nll_full" (nats a token of the text itself), "agree" (share of steps whose likeliest token is the
     same); "kl_along": the mean KL of each chunk of steps; and the bytes: "stored" a token at the prompt's
-    end, "marginal" for each further token, "read" a step, all for one row.
+    end, the part of it that is "uncoded" (numbers in the model's own dtype), "marginal" for each further
+    token, "read" a step, all for one row.
     """
     prompt.fill(lm, cache)
     rows, tokens = ids.shape
-    stored, read = cache.nbytes, 0
+    stored, uncoded, read = cache.nbytes, uncoded_bytes(cache), 0
     parts: dict[str, list[Tensor]] = {"kl": [], "agree": [], "nll": [], "nll_full": []}
     chunk: list[Tensor] = []
     for i, logits in enumerate(steps(lm, cache, ids, tick)):
@@ -139,10 +135,26 @@ def continuation(
         "kl_along": along,
         "bytes": {
             "stored": stored / rows / length,
+            "uncoded": uncoded / rows / length,
             "marginal": (cache.nbytes - stored) / rows / tokens,
             "read": read / rows / tokens,
         },
     }
+
+
+def uncoded_bytes(cache: Cache) -> int:
+    """Stored bytes of entries and page summaries that lie in the model's own dtype.
+
+    The course runs in float32, practice in 16 bits: there these would be half as many, the others the same.
+    """
+    found = 0
+    for layer in cache.layers:
+        streams = [layer.keys, layer.values] if isinstance(layer, DynamicLayer) else []
+        held = [buffer for stream in streams for buffer in stream.buffers()]
+        held += list(layer.index.items.values()) if streams and layer.index else []
+        found += sum(one.nbytes for one in held if one.tensors() and one.tensors()[0].dtype == cache.dtype)
+        found += 0 if streams or layer.knobs.key_codec else layer.stored_bytes(cache.used)
+    return found
 
 
 def _compare(full: Tensor, other: Tensor, following: Tensor) -> dict[str, Tensor]:

@@ -268,14 +268,8 @@ class Decoder(nn.Module):
             CacheError: wrong shapes, a full cache, a cache of another model; nothing has changed then.
         """
         cache = self.checked(cache)
-        step = cache.begin(ids, mask)
-        try:
-            logits = self.run(step, cache.layers, tokens=1 if last_only else ids.shape[1])
-        except BaseException:  # an interrupt too: some layers have the new tokens by then, and some do not
-            cache.undo()
-            raise
-        cache.commit(step)
-        return logits
+        with cache.step(ids, mask) as step:
+            return self.run(step, cache.layers, tokens=1 if last_only else ids.shape[1])
 
     def checked(self, cache: Cache | None) -> Cache:
         """The cache, refused where it was made for another model; None: one that keeps nothing."""
@@ -291,13 +285,21 @@ class Decoder(nn.Module):
         return cache
 
     def run(
-        self, step: Step, layers: list[Layer], tokens: int, block: Call = call, head: Call = call
+        self,
+        step: Step,
+        layers: list[Layer],
+        tokens: int,
+        block: Call = call,
+        head: Call = call,
+        *,
+        frame: Frame | None = None,
     ) -> Tensor:
         """The tensor work of one step: logits of its last `tokens` positions.
 
-        `block` and `head` call a layer and the output head; a compiled step passes compiled ones.
+        `block` and `head` call a layer and the output head; a compiled step passes compiled ones. frame: what
+        the layers share, where there is more to share than `self.frame(step)`.
         """
-        frame = self.frame(step)
+        frame = frame or self.frame(step)
         x = self.embed(step.ids)  # [batch, tokens, hidden]
         for module, layer in zip(self.layers, layers, strict=True):
             x = block(module, x, layer, frame)

@@ -141,13 +141,9 @@ class Translator(Decoder):
         """
         cache = self.checked(cache)
         seen = self._source(cache, source, ids)
-        step = cache.begin(ids, mask)
-        try:
-            logits = self._run(step, cache.layers, seen, source, 1 if last_only else ids.shape[1])
-        except BaseException:  # an interrupt too
-            cache.undo()
-            raise
-        cache.commit(step)
+        with cache.step(ids, mask) as step:
+            frame = self._across(step, seen, source)
+            logits = self.run(step, cache.layers, 1 if last_only else ids.shape[1], frame=frame)
         cache.source = seen
         return logits
 
@@ -175,18 +171,14 @@ class Translator(Decoder):
             )
         return source.ids.clone() if held is None else held
 
-    def _run(
-        self, step: Step, layers: list[Layer], seen: Tensor, source: Encoded | None, tokens: int
-    ) -> Tensor:
+    def _across(self, step: Step, seen: Tensor, source: Encoded | None) -> CrossFrame:
+        """The frame of a step that looks across to the source with the ids `seen`."""
         base = self.frame(step)
         real = seen >= 0
         frame = CrossFrame(**{field.name: getattr(base, field.name) for field in fields(base)})
         frame.source = None if source is None else source.hidden
         frame.visible = None if bool(real.all()) else real[:, None, None]
-        x = self.embed(step.ids)  # [batch, tokens, hidden]
-        for block, layer in zip(self.layers, layers, strict=True):
-            x = block(x, layer, frame)
-        return self.head(x[:, -tokens:])
+        return frame
 
     @overload
     def translate(self, text: str, to: str, store: str | Store = ...) -> str: ...
