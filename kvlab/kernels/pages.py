@@ -14,8 +14,8 @@ BLOCK = 64  # slots that a program reads at a time
 
 @triton.jit
 def _pages(
-    q, keys, values, pages, visible, parts, tops, sums, scale,
-    batch_stride, head_stride, slots, count, per_split,
+    q, keys, values, pages, rows, visible, parts, tops, sums, scale,
+    batch_stride, head_stride, visible_batch, visible_head, slots, count, singles, per_split,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, G_BLOCK: tl.constexpr, D: tl.constexpr,
     PAGE: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
@@ -28,13 +28,16 @@ def _pages(
     top = tl.full([G_BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([G_BLOCK], tl.float32)
     mixed = tl.zeros([G_BLOCK, D], tl.float32)
-    for first in range(split * per_split, tl.minimum((split + 1) * per_split, count * PAGE), BLOCK):
-        wanted = first + i  # the n-th slot of the chosen pages
-        inside = wanted < count * PAGE
-        page = tl.load(pages + row * count + wanted // PAGE, mask=inside, other=0)
-        slot = page.to(tl.int64) * PAGE + wanted % PAGE
-        inside &= slot < slots  # the last page may be cut short
-        inside &= tl.load(visible + batch * slots + slot, mask=inside, other=0) != 0
+    whole = count * PAGE  # slots of the chosen pages; the single ones come behind them
+    for first in range(split * per_split, tl.minimum((split + 1) * per_split, whole + singles), BLOCK):
+        wanted = first + i  # the n-th slot that was chosen
+        page = tl.load(pages + row * count + wanted // PAGE, mask=wanted < whole, other=0)
+        alone = (wanted >= whole) & (wanted < whole + singles)
+        single = tl.load(rows + row * singles + wanted - whole, mask=alone, other=0)
+        slot = tl.where(alone, single.to(tl.int64), page.to(tl.int64) * PAGE + wanted % PAGE)
+        inside = (wanted < whole + singles) & (slot < slots)  # the last page may be cut short
+        at = batch * visible_batch + head * visible_head + slot
+        inside &= tl.load(visible + at, mask=inside, other=0) != 0
         at = start + slot[:, None] * D + d
         k = tl.load(keys + at, mask=inside[:, None], other=0.0)  # [BLOCK, D]
         scores = tl.dot(queries, tl.trans(k), input_precision="ieee").to(tl.float32) * scale
@@ -54,44 +57,56 @@ def _pages(
 
 
 def attend_pages(
-    q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page_size: int, visible: Tensor, scale: float
-) -> Tensor:
-    """softmax(q·k · scale) v over the slots of `pages`; nothing else is read.
+    q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page_size: int, rows: Tensor,
+    visible: Tensor, scale: float,
+) -> Tensor:  # fmt: skip
+    """softmax(q·k · scale) v over the slots of `pages` and those of `rows`; nothing else is read.
 
     q: `[batch, heads, 1, head_dim]`; keys, values: `[batch, kv_heads, slots, head_dim]`, each head's slots
-    one after the other; pages: `[batch, kv_heads, n]`, page p is the slots from p * page_size on; visible:
-    bool `[batch, slots]`. Returns `[batch, heads, 1, head_dim]`.
+    one after the other; pages: `[batch, kv_heads, n]`, page p is the slots from p * page_size on; rows:
+    `[batch, 1 or kv_heads, m]` single slots outside of them; visible: bool `[batch, 1 or kv_heads, slots]`.
+    Returns `[batch, heads, 1, head_dim]`, zeros where nothing is visible.
 
     Raises:
-        ValueError: a head_dim or page size that is no power of two, or slots that do not lie in a row.
+        ValueError: a head_dim that is no power of two, or slots that do not lie in a row.
     """
     batch, heads, _, dim = q.shape
     kv_heads, slots = keys.shape[1], keys.shape[2]
-    if dim & (dim - 1) or page_size & (page_size - 1):
-        raise ValueError(f"the kernel takes powers of two, not head_dim {dim} and pages of {page_size}.")
-    if keys.stride()[2:] != (dim, 1) or values.stride() != keys.stride():
+    if dim & (dim - 1):
+        raise ValueError(f"the kernel takes a head_dim that is a power of two, not {dim}.")
+    if not in_rows(keys, values):
         raise ValueError("the kernel takes keys and values whose slots lie in a row; call .contiguous().")
-    rows, group, count = batch * kv_heads, heads // kv_heads, pages.shape[2]
-    blocks = triton.cdiv(count * page_size, BLOCK)
-    splits = split_count(rows, blocks)
+    group, count, singles = heads // kv_heads, pages.shape[2], rows.shape[2]
+    blocks = triton.cdiv(count * page_size + singles, BLOCK)
+    splits = split_count(batch * kv_heads, blocks)
     per_split = triton.cdiv(blocks, splits) * BLOCK
     parts, tops, sums = partials(batch * heads, splits, dim, q.device)
-    _pages[(rows, splits)](
-        q.contiguous(), keys, values, pages.to(torch.int32).contiguous(), visible.to(torch.uint8),
-        parts, tops, sums, scale, keys.stride(0), keys.stride(1), slots, count, per_split,
+    seen = visible.expand(-1, kv_heads, -1)
+    single = rows.expand(batch, kv_heads, -1).to(torch.int32).contiguous()
+    _pages[(batch * kv_heads, splits)](
+        q.contiguous(), keys, values, pages.to(torch.int32).contiguous(), single, seen.view(torch.uint8),
+        parts, tops, sums, scale, keys.stride(0), keys.stride(1), seen.stride(0), seen.stride(1),
+        slots, count, singles, per_split,
         kv_heads, group, max(16, triton.next_power_of_2(group)), dim, page_size, BLOCK, splits,
     )  # fmt: skip
     return combined(parts, tops, sums, q).view(batch, heads, 1, dim)
 
 
+def in_rows(keys: Tensor, values: Tensor) -> bool:
+    """Whether each head's slots lie one after the other, in keys and values alike."""
+    return keys.stride()[2:] == (keys.shape[3], 1) and values.stride() == keys.stride()
+
+
 def attend_pages_reference(
-    q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page_size: int, visible: Tensor, scale: float
-) -> Tensor:
+    q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, page_size: int, rows: Tensor,
+    visible: Tensor, scale: float,
+) -> Tensor:  # fmt: skip
     """The same in plain PyTorch, by a mask over all slots."""
-    batch, heads, _, dim = q.shape
-    slot_pages = torch.arange(keys.shape[2], device=q.device) // page_size  # [slots]
-    chosen = (pages.unsqueeze(-1) == slot_pages).any(dim=2) & visible[:, None]  # [batch, kv_heads, slots]
-    grouped = q.view(batch, keys.shape[1], -1, dim)
+    kv_heads = keys.shape[1]
+    slots = torch.arange(keys.shape[2], device=q.device)
+    chosen = (pages.unsqueeze(-1) == slots // page_size).any(dim=2)  # [batch, kv_heads, slots]
+    chosen = (chosen | (rows.unsqueeze(-1) == slots).any(dim=2)) & visible
+    grouped = q.view(len(q), kv_heads, -1, q.shape[3])
     scores = (grouped @ keys.transpose(-1, -2)).float() * scale
-    p = scores.masked_fill(~chosen.unsqueeze(2), float("-inf")).softmax(dim=-1)
+    p = scores.masked_fill(~chosen.unsqueeze(2), float("-inf")).softmax(dim=-1).nan_to_num()
     return (p.to(values.dtype) @ values).view(q.shape)

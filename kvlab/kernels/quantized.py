@@ -29,7 +29,7 @@ def _codes(pointer, token, d, WIDTH: tl.constexpr, BITS: tl.constexpr):
 @triton.jit
 def _quantized(
     q, key_codes, key_scales, key_minima, value_codes, value_scales, value_minima, visible,
-    parts, tops, sums, scale, blocks, per_split, key_room, value_room, slots,
+    parts, tops, sums, scale, blocks, per_split, key_room, value_room, visible_batch, visible_head,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, G_BLOCK: tl.constexpr, D: tl.constexpr,
     TOKENS: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, V_GROUPS: tl.constexpr,
     SPLITS: tl.constexpr,
@@ -50,7 +50,7 @@ def _quantized(
         scores = tl.dot(scaled, tl.trans(codes), input_precision="ieee").to(tl.float32)
         scores = (scores + tl.sum(queries * k_minimum[None, :], axis=1)[:, None]) * scale  # [G, TOKENS]
         token = block * TOKENS + t
-        seen = tl.load(visible + row // KV_HEADS * slots + token) != 0
+        seen = tl.load(visible + row // KV_HEADS * visible_batch + row % KV_HEADS * visible_head + token) != 0
         scores = tl.where(seen[None, :], scores, float("-inf"))
 
         higher = tl.maximum(top, tl.max(scores, axis=1))
@@ -80,11 +80,12 @@ def attend_quantized(
 
     q: `[batch, heads, 1, head_dim]`. keys: as `Quantize(bits, "channel", group)` packs n tokens; values: as
     `Quantize(bits, "token", group)` does, n or more of them (what is more is not read). exact_keys,
-    exact_values: `[batch, kv_heads, m, head_dim]`, sinks and residual. visible: bool `[batch, n + m]`, the
-    packed tokens first. Returns `[batch, heads, 1, head_dim]`.
+    exact_values: `[batch, kv_heads, m, head_dim]`, sinks and residual. visible: bool `[batch, 1 or kv_heads,
+    n + m]`, the packed tokens first. Returns `[batch, heads, 1, head_dim]`, zeros where nothing is visible.
 
     Raises:
-        ValueError: bits other than 8, 4 and 2, or a head_dim or group that is no power of two.
+        ValueError: bits other than 8, 4 and 2, or a head_dim or group that is no power of two; packed parts
+            that do not lie alike.
     """
     batch, heads, _, dim = q.shape
     kv_heads, blocks, tokens, width = keys["code"].shape[1:]
@@ -93,20 +94,34 @@ def attend_quantized(
             f"the kernel takes 8, 4 or 2 bits and powers of two, not {bits} bits, head_dim {dim} and groups "
             f"of {tokens} tokens."
         )
+    key_room, value_room = room(keys), room(values)
+    if key_room is None or value_room is None:
+        raise ValueError("the kernel takes packed parts that lie alike; call .contiguous() on each.")
     n, rows, group = blocks * tokens, batch * kv_heads, heads // kv_heads
+    seen = visible.expand(-1, kv_heads, -1)
     splits = split_count(rows, blocks)
     parts, tops, sums = partials(batch * heads, splits + 1, dim, q.device)
     _quantized[(rows, splits)](
         q.contiguous(), keys["code"], keys["scale"], keys["minimum"],
-        values["code"], values["scale"], values["minimum"], visible.to(torch.uint8),
+        values["code"], values["scale"], values["minimum"], seen.view(torch.uint8),
         parts, tops, sums, scale, blocks, triton.cdiv(blocks, splits),
-        keys["code"].stride(1) // (tokens * width), values["code"].stride(1) // width, visible.shape[1],
+        key_room, value_room, seen.stride(0), seen.stride(1),
         kv_heads, group, max(16, triton.next_power_of_2(group)), dim, tokens, width, bits,
         values["scale"].shape[3], splits,
     )  # fmt: skip
     last = (t[:, -1] for t in (parts, tops, sums))
-    _exact(q, exact_keys, exact_values, visible[:, n:], scale, *last)
+    _exact(q, exact_keys, exact_values, visible[..., n:], scale, *last)
     return combined(parts, tops, sums, q).view(batch, heads, 1, dim)
+
+
+def room(packed: Packed) -> int | None:
+    """Blocks between the first ones of two heads, the same in every part; None: the parts lie otherwise."""
+    rooms = set()
+    for part in packed.values():
+        block = part[0, 0, 0].numel()  # numbers of one block, which lie in a row
+        in_rows = part[0, 0].is_contiguous() and part.stride(0) == part.shape[1] * part.stride(1)
+        rooms.add(part.stride(1) // block if in_rows and part.stride(1) % block == 0 else None)
+    return rooms.pop() if len(rooms) == 1 else None
 
 
 def _exact(
@@ -122,7 +137,7 @@ def _exact(
     batch, heads, _, dim = q.shape
     grouped = q.view(batch, keys.shape[1], -1, dim)
     scores = (grouped @ keys.transpose(-1, -2)).float() * scale  # [batch, kv_heads, group, m]
-    scores = scores.masked_fill(~visible[:, None, None], float("-inf"))
+    scores = scores.masked_fill(~visible.unsqueeze(2), float("-inf"))
     highest = scores.amax(dim=-1, keepdim=True)
     p = torch.exp(scores - highest.clamp(min=-1e30))
     part.copy_((p.to(values.dtype) @ values).view(batch * heads, dim))
@@ -139,4 +154,4 @@ def attend_quantized_reference(
     of_keys, of_values = Quantize(bits, "channel", keys["code"].shape[3]), Quantize(bits, "token", None)
     k = torch.cat((of_keys.decode(keys, q.dtype), exact_keys), dim=2)
     v = torch.cat((of_values.decode(values, q.dtype)[:, :, :n], exact_values), dim=2)
-    return attend(q, k, v, visible[:, None, None], scale)
+    return attend(q, k, v, visible.unsqueeze(2), scale).nan_to_num()

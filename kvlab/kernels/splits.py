@@ -25,7 +25,7 @@ def combine(parts, tops, sums, out, SPLITS: tl.constexpr, D: tl.constexpr, S_BLO
     weight = tl.where(top > float("-inf"), tl.exp(top - tl.maximum(tl.max(top, axis=0), -1e30)), 0.0)
     total = tl.sum(weight * tl.load(sums + row * SPLITS + split, mask=real, other=0.0), axis=0)
     part = tl.load(parts + (row * SPLITS + split)[:, None] * D + d, mask=real[:, None], other=0.0)
-    mixed = tl.sum(part * weight[:, None], axis=0) / total
+    mixed = tl.sum(part * weight[:, None], axis=0) / tl.where(total > 0, total, 1.0)  # nothing visible: 0
     tl.store(out + row * D + d, mixed.to(out.dtype.element_ty))
 
 

@@ -108,7 +108,7 @@ def _quantized_ways(
     """SDPA in 16 bits; for 8 and 4 bits the kernel, and decoding to memory."""
     from kvlab.kernels.quantized import attend_quantized, attend_quantized_reference
 
-    visible, none = mask[:, 0, 0], keys[:, :, :0]
+    visible, none = mask[:, 0], keys[:, :, :0]  # visible: [batch, 1, slots]
     dense = Contestant(lambda: attend(q, keys, values, None, scale), nbytes([keys, values]))
     found = {"SDPA, 16 bits": dense}
     group = min(GROUP, q.shape[-1])
@@ -145,10 +145,11 @@ def _page_ways(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: flo
     """SDPA over everything; a sixteenth of the pages, with and without the time of choosing them."""
     from kvlab.kernels.pages import attend_pages, attend_pages_reference
 
-    visible, slots = mask[:, 0, 0], keys.shape[2]
-    held = bounds(keys, visible.unsqueeze(1), PAGE)  # [batch, kv_heads, pages, 2 * head_dim]
+    visible, slots = mask[:, 0], keys.shape[2]  # visible: [batch, 1, slots]
+    held = bounds(keys, visible, PAGE)  # [batch, kv_heads, pages, 2 * head_dim]
     every = torch.ones(1, 1, held.shape[2], dtype=torch.bool, device=q.device)
     count = max(1, slots // PAGE // SHARE)
+    none = torch.zeros(len(q), 1, 0, dtype=torch.int64, device=q.device)  # no single slots
 
     def choose() -> Tensor:
         scores = shares(upper(grouped(q, keys.shape[1]), held) * scale, every)
@@ -156,17 +157,17 @@ def _page_ways(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: flo
 
     def first() -> Tensor:
         query, k, v = (t[:1].double() for t in (q, keys, values))
-        return attend_pages_reference(query, k, v, ready[:1], PAGE, visible[:1], scale)
+        return attend_pages_reference(query, k, v, ready[:1], PAGE, none[:1], visible[:1], scale)
 
     ready = choose()
     read = nbytes([keys, values]) * count * PAGE // slots
     return {
         "SDPA over all": Contestant(lambda: attend(q, keys, values, None, scale), nbytes([keys, values])),
         "pages, chosen before": Contestant(
-            lambda: attend_pages(q, keys, values, ready, PAGE, visible, scale), read, first
+            lambda: attend_pages(q, keys, values, ready, PAGE, none, visible, scale), read, first
         ),
         "Quest: choose, then pages": Contestant(
-            lambda: attend_pages(q, keys, values, choose(), PAGE, visible, scale),
+            lambda: attend_pages(q, keys, values, choose(), PAGE, none, visible, scale),
             read + nbytes([held]),
             first,
         ),
