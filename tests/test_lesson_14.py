@@ -213,7 +213,7 @@ def test_what_the_lesson_measures(smollm2: Decoder) -> None:
             "at equal bytes dropping errs several times as much"
         )
     twins = l14.duplicates(found)
-    assert twins["keys before rotation"] > 0.9 and 0.2 < twins["keys before rotation, centred"] < 0.35
+    assert twins["keys before rotary"] > 0.9 and 0.2 < twins["keys before rotary, centred"] < 0.35
     other = l14.seen(smollm2, known)
     keys = Atoms(learn(other.plain[12].flatten(0, 1), 512, 8, 2), 8)
     values = Atoms(learn(other.values[12].flatten(0, 1), 512, 8, 2), 8)

@@ -31,7 +31,7 @@ PLAIN = 23040  # bytes a token of SmolLM2 in float16: 30 layers, keys and values
 class Seen:
     """Keys and values of one text, each `[layers, kv_heads, tokens, head_dim]`, without the sinks."""
 
-    plain: Tensor  # keys before rotation
+    plain: Tensor  # keys before rotary
     keys: Tensor  # keys as attention sees them
     values: Tensor
 
@@ -55,7 +55,7 @@ def texts(lm: Decoder, learn: int = 400, judge: int = 256) -> tuple[list[int], l
 
 
 def seen(lm: Decoder, ids: list[int]) -> Seen:
-    """What a text leaves in the cache, before and after rotation."""
+    """What a text leaves in the cache, before and after rotary embedding."""
     before, after = entries(lm, ids), entries(lm, ids, plain=False)
 
     def stack(pairs: list[tuple[Tensor, Tensor]], stream: int) -> Tensor:
@@ -148,10 +148,10 @@ def damage(coder: EntropyCoder, packed: Packed, flips: int = 60) -> list[float]:
 
 def duplicates(found: Seen, cosine: float = 0.9) -> dict[str, float]:
     """The share of vectors that have a near twin in their head, by what is compared."""
-    kinds = {"keys before rotation": found.plain, "keys after rotation": found.keys, "values": found.values}
+    kinds = {"keys before rotary": found.plain, "keys after rotary": found.keys, "values": found.values}
     shares = {name: simhash.near_duplicates(x, cosine) for name, x in kinds.items()}
     centred = found.plain - found.plain.mean(2, keepdim=True)
-    return {**shares, "keys before rotation, centred": simhash.near_duplicates(centred, cosine)}
+    return {**shares, "keys before rotary, centred": simhash.near_duplicates(centred, cosine)}
 
 
 def bucketed(x: Tensor, bits: int = 12) -> tuple[float, float]:

@@ -25,7 +25,7 @@ QUIZ = [
     Item(
         "KIVI takes one scale for each channel of the keys, but one for each token of the values. Why?",
         {
-            "keys are rotated": "Rotation mixes pairs of channels. It is no reason for the keys' large ones.",
+            "keys are turned by rotary embedding": "That mixes pairs of channels, loud or not.",
             "some channels of the keys are large for all tokens": "In a group by token they would take "
             "up all levels. By channel they are among themselves. Values have no such channels.",
             "values are read less often": "Each step reads both.",
