@@ -294,7 +294,7 @@ def test_again_measures_the_recorded_text(
     first = run.rows[0]["kl"][0]
     assert l12.again(tiny, run, "int8", kvlab.Int8()) == pytest.approx(first, rel=1e-2)
     run.rows[0]["needles"] = {"64": {"key": [1, 0], "two": [0, 0]}}
-    assert "2 texts of 128 tokens and 16 further ones; 4 needles" in l12.settings(run, "int8")
+    assert "2 texts of 128 tokens and 16 further ones; 4 needles" in l12.settings(run, "int8", "tiny")
 
 
 @pytest.mark.weights

@@ -16,13 +16,13 @@ from kvlab.measure.quality_runs import Prompt, continuation, reference, seen_by,
 from kvlab.measure.quality_texts import windows
 from kvlab.stores.stream import GrowingStream
 
-from .l12_record import kl as kl
-from .l12_record import more as more
-from .l12_record import needle_hits as needle_hits
-from .l12_record import needles as needles
-from .l12_record import row as row
-from .l12_record import settings as settings
-from .l12_record import summary as summary
+from .chart_points import kl as kl
+from .chart_points import more as more
+from .chart_points import needle_hits as needle_hits
+from .chart_points import needles as needles
+from .chart_points import row as row
+from .chart_points import settings as settings
+from .chart_points import summary as summary
 from .recorded import Recorded
 
 if TYPE_CHECKING:
