@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -58,6 +59,8 @@ def test_a_point_has_what_was_recorded_with_uncoded_numbers_in_16_bits() -> None
     assert families["random-25"] == "random" and families["merge-lsh-25"] == "merging"
     assert families["oracle-25"] == "oracle" and families["few"] == "selection"
     assert chart.points(RUN, "gemma3-270m")["good-4"].right == 1
+    without = {name: value for name, value in RUN.rows[0].items() if name != "copying"}
+    assert math.isnan(chart.points(run_of(without))["full"].copied)
     with pytest.raises(ValueError, match="no row"):
         chart.points(RUN, "another")
 

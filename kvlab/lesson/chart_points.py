@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +34,7 @@ class Point:
     kl: tuple[float, ...]  # nats a token, one a text
     right: int  # needles found with the question asked afterwards
     asked: int
-    copied: float  # share of random tokens copied right, mean over the texts
+    copied: float  # share of random tokens copied right, mean over the texts; NaN: not measured
     stored: float  # bytes a token of the prompt
     read: float  # bytes that a step reads, as a share of what the full cache's step reads
     exact: bool  # the KL is rounding only
@@ -57,7 +59,7 @@ def points(run: Recorded, model: str = SMOL) -> dict[str, Point]:
 
 def _point(row: Mapping[str, Any], whole: float) -> Point:
     hits = each_needle(row["needles"])
-    copied = [share for texts in row["copying"].values() for share in texts]
+    copied = [share for texts in row.get("copying", {}).values() for share in texts]
     return Point(
         method=row["method"],
         family=SPLIT.get(row["method"].partition("-")[0], row["family"]),
@@ -65,7 +67,7 @@ def _point(row: Mapping[str, Any], whole: float) -> Point:
         kl=tuple(row["kl"]),
         right=sum(hits),
         asked=len(hits),
-        copied=sum(copied) / len(copied),
+        copied=statistics.fmean(copied) if copied else math.nan,
         stored=row["bytes"]["stored"] - row["bytes"]["uncoded"] / 2,
         read=sixteen_bit_read(row) / whole,
         exact=row["exact"],
