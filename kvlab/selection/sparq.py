@@ -44,16 +44,33 @@ class SparQ(Selection):
             return None
         held = index["channels"]
         q = grouped(queries, held.shape[1])  # [batch, kv_heads, group, head_dim]
-        r = min(self.r, q.shape[-1])
-        best = q.abs().sum(dim=2).topk(r, dim=-1).indices  # [batch, kv_heads, r]
+        best = largest(q, self.r)
         some = _channels(held, best)  # [batch, kv_heads, pages, r, page]
-        part = q.gather(-1, best.unsqueeze(2).expand(-1, -1, q.shape[2], -1))  # [batch, kv_heads, group, r]
-        weight = (part.abs().sum(-1, keepdim=True) / q.abs().sum(-1, keepdim=True)).sqrt().clamp(min=1e-6)
+        part, weight = part_of(q, best)
         scores = torch.einsum("bhgr,bhprs->bhgps", part, some).flatten(-2) * scale / weight
         rows = shares(scores, visible[:, :, 0, : index.covered]).topk(self.k, dim=-1).indices
         rows = rows.sort(dim=-1).values
         rest = index.newest().expand(*rows.shape[:2], -1)
         return Pick(torch.cat((rows, rest), dim=-1), some.nbytes)
+
+
+def largest(queries: Tensor, r: int) -> Tensor:
+    """The `r` channels where a group's |q| add up to most, `[batch, kv_heads, r]`; all, if there are fewer.
+
+    queries: `[batch, kv_heads, group, head_dim]`.
+    """
+    return queries.abs().sum(dim=2).topk(min(r, queries.shape[-1]), dim=-1).indices
+
+
+def part_of(queries: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+    """The queries' numbers in their `channels [batch, kv_heads, r]`, and what cools their scores.
+
+    `[batch, kv_heads, group, r]` and `[batch, kv_heads, group, 1]`: the root of the share of |q| that these
+    channels hold. queries: as in `largest`.
+    """
+    part = queries.gather(-1, channels.unsqueeze(2).expand(-1, -1, queries.shape[2], -1))
+    share = part.abs().sum(dim=-1, keepdim=True) / queries.abs().sum(dim=-1, keepdim=True)
+    return part, share.sqrt().clamp(min=1e-6)
 
 
 def _channels(held: Tensor, which: Tensor) -> Tensor:
