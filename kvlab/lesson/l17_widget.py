@@ -79,7 +79,7 @@ class Reading:
 
 
 def reading(story: Story, name: str, size: int, layer: int, head: int) -> Reading:
-    """The figures under the map."""
+    """The figures above the map."""
     mask = allowed(story.pattern(name, size), len(story.tokens))
     kept = (story.maps * mask).sum(dim=-1)[..., -1]  # [layers, heads], of the last token
     c, other = story.lm.config, story.next(name, size)
@@ -92,7 +92,7 @@ def reading(story: Story, name: str, size: int, layer: int, head: int) -> Readin
 
 
 def shown(story: Story, name: str, size: int, layer: int, head: int) -> str:
-    """The map with what is not read left empty, and the figures, as HTML."""
+    """The figures, and the map with what is not read left empty, as HTML."""
     found = reading(story, name, size, layer, head)
     mask = allowed(story.pattern(name, size), len(story.tokens)).numpy()
     weights = np.where(mask, story.maps[layer, head].numpy(), np.nan)
@@ -105,7 +105,7 @@ def shown(story: Story, name: str, size: int, layer: int, head: int) -> str:
         f"Next word, everything read: {story.words(story.full)}",
         f"Next word, under the pattern: {story.words(story.next(name, size))}; KL {found.kl:.2f}",
     ]
-    return table + card(inline("\n".join(lines)))
+    return card(inline("\n".join(lines))) + table  # the words first: they stay in sight
 
 
 def picture(story: Story, name: str, size: int, layer: int, head: int) -> Drawing:

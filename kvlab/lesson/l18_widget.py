@@ -111,8 +111,8 @@ def shown(story: Pages, method: str, budget: int, query: int, layer: int, head: 
             f"<td>{_bar(weight, BLUE)}</td><td>{_bar(rank, INK)}</td><td>{mark}</td></tr>"
         )
     names = ("page", "tokens", "true attention", "score, least 0, largest 1", "")
-    head_row = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
-    table = f'<table style="font-size:12px;color:{INK}">{head_row}{"".join(rows)}</table>'
+    head_row = "".join(f'<th style="padding:0 6px">{name}</th>' for name in names)
+    table = f'<table style="font-size:12px;color:{INK}"><tr>{head_row}</tr>{"".join(rows)}</table>'
     line = (
         f"Query {query}, `{token_text(story.tokens[query])}`: {len(found.chosen)} of {len(rows)} pages read, "
         f"{len(found.missed)} of the best missed. Attention captured: **{found.captured:.2f}**. "
