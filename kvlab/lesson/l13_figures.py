@@ -122,7 +122,7 @@ def coordinates_figure(raw: Tensor, turned: Tensor, best: Sequence[float], even:
 @styled
 def rotary_figure(plain: Tensor, keys: Tensor, channel: int) -> Drawing:
     """One channel `[tokens]` of a head along the text, before rotary and after."""
-    words = "one channel along the text: level before rotary, swinging through both signs after it"
+    words = "one channel along the text: steady before rotary, swinging through both signs after it"
     figure, (ax,) = drawing(7.2, 2.8, alt=words)
     ends = []
     for name, x, colour in (("after rotary", keys, RUST), ("before", plain, BLUE)):

@@ -16,12 +16,12 @@ QUIZ = [
     Item(
         "Keys per channel, in groups of 32 tokens: why may it help to store them before rotary embedding?",
         {
-            "channels stay level": "Rotary turns a pair of channels by another angle at each position, so a "
-            "channel that was level along the text swings up and down; its range becomes its step.",
+            "channels stay steady": "Rotary turns a pair of channels by another angle at each position, so a "
+            "channel that was steady along the text swings up and down; its range becomes its step.",
             "nothing is rotated any more": "It is, at every read: that is the price.",
             "keys get shorter": "Rotary leaves lengths as they are.",
         },
-        answer="channels stay level",
+        answer="channels stay steady",
     ),
     Item(
         "A translator reads a source of 30 words and writes 30 words. Its cross entries are to be encoded in "
