@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small import TOKEN_BYTES, ids, logits_of, model, same
 from torch import Tensor
 
-from kvlab import Cache, Int8
+from kvlab import Cache, Int8, Quantize
 from kvlab.codecs import Codec
 from kvlab.stores.fixed import FixedStream
 from kvlab.stores.stream import GrowingStream
@@ -151,6 +151,18 @@ class TestStream:
         got, read = stream.gather(rows)
         assert torch.equal(got, x.gather(2, rows.unsqueeze(-1).expand(-1, -1, -1, 4)))
         assert 0 < read <= max(stream.nbytes, 2 * 6 * 2 * 3 * 4 * 4)
+
+    def test_exact_entries_at_the_ends_are_read_for_their_own_columns_only(self) -> None:
+        codec = Quantize(8, group_size=None, residual=3, sink=2)
+        stream, x = GrowingStream(codec), values(1, 2, 20, 4)
+        stream.append(x)
+        stream.seal()
+        assert (stream.first.used, stream.sealed_slots, stream.rest.used) == (2, 15, 3)
+        rows = torch.tensor([[[0, 5, 6, 7, 16, 19], [3, 5, 9, 11, 12, 16]]])  # the last two columns differ
+        got, read = stream.gather(rows)
+        assert torch.equal(got, stream.read().gather(2, rows.unsqueeze(-1).expand(-1, -1, -1, 4)))
+        coded, exact = 4 + 2 + 2, 4 * 4  # bytes: codes, scale, minimum; float32
+        assert read == 2 * 6 * coded + 2 * (1 + 1) * exact  # one column of sinks, one of the newest
 
     @pytest.mark.parametrize("name", CODECS)
     def test_crop_to_every_length_and_on(self, name: str) -> None:

@@ -95,6 +95,16 @@ CACHES = {
     "plain keys": {"codec": kvlab.Quantize(4, group_size=8, plain_keys=True)},
     "window": {"eviction": kvlab.SinkRecent(2, 6)},
     "oracle": {"selection": kvlab.TopK(5)},
+    "snapkv": {"eviction": kvlab.SnapKV(10, window=4)},
+    "int4, pages": {
+        "codec": kvlab.Quantize(4, group_size=8, residual=4),
+        "selection": kvlab.Quest(4, 2, first=0),
+    },
+    "all three": {
+        "codec": kvlab.Quantize(4, group_size=8, residual=4),
+        "eviction": kvlab.SnapKV(16, window=4),
+        "selection": kvlab.Quest(4, 2, first=0),
+    },
 }
 
 
@@ -114,7 +124,7 @@ def test_a_filled_cache_is_what_the_prompt_makes(exact: Decoder, arguments: dict
 def test_an_interrupted_fill_leaves_an_empty_cache(exact: Decoder) -> None:
     prompt, _ = parts(exact)
     cache = kvlab.Cache(exact)
-    broken = Prompt(prompt.ids, [*prompt.inputs[:-1], prompt.inputs[-1][:1]])
+    broken = Prompt(prompt.ids, [*prompt.inputs[:-1], prompt.inputs[-1][..., :1]])
     with pytest.raises((RuntimeError, ValueError)):
         broken.fill(exact, cache)
     assert cache.used == 0 and cache.nbytes == 0

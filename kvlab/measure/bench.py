@@ -18,6 +18,7 @@ from kvlab.measure.quality_cli import add_arguments as add_quality
 from kvlab.measure.report import Report, shown_command, without_paths
 from kvlab.measure.roofline import Ceilings, ceilings
 from kvlab.measure.sparse import add_arguments as add_sparse
+from kvlab.measure.together import add_arguments as add_together
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -35,6 +36,7 @@ examples:
   kvlab bench gpu --out results --only ceilings,decode-llama2-7b
   kvlab bench sparse --threads 1 --contexts 8192 32768
   kvlab bench entropy --tokens 1024
+  kvlab bench together --tokens 8000 --threads 1
   kvlab bench quality --methods full int8 kivi-2 --out quality.json
 
 A model is a name that kvlab.load takes; a name of which only the shape is known (llama2-7b), or
@@ -174,6 +176,15 @@ def _sparse(args: argparse.Namespace, device: torch.device, report: Report) -> s
 RUNS["sparse"] = _sparse
 
 
+def _together(args: argparse.Namespace, device: torch.device, report: Report) -> str:
+    from kvlab.measure.together import run
+
+    return run(args, _models(args, device), report, _progress)
+
+
+RUNS["together"] = _together
+
+
 def _gpu(args: argparse.Namespace, argv: list[str]) -> int:
     from kvlab.measure.gpu import NEEDS, DeviceLost, Run, full_plan, run_parts, status_table, tiny_plan
     from kvlab.measure.gpu_parts import PARTS
@@ -304,6 +315,7 @@ def _parser() -> argparse.ArgumentParser:
     coded.add_argument("--tokens", type=_positive, default=1024, help="a multiple of 128 (default: 1024)")
     coded.add_argument("--layers", type=_positive, default=3, help="every so many-th layer (default: 3)")
     add_quality(add("quality", "what lossy caches cost in KL, needles and copying", models=False))
+    add_together(add("together", "four bits, an eviction and a selection on one cache, and each alone"))
     gpu = add("gpu", "every GPU figure of the course, one JSON file a part", models=False)
     gpu.add_argument("--only", nargs="+", default=[], metavar="PART", help="parts, by spaces or commas")
     gpu.add_argument("--minutes", type=float, default=8.0, help="begin nothing after so many (default: 8)")

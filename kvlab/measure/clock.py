@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+ONE_THREAD = (
+    "one thread, whose running time is counted: programs beside it take none of it, "
+    "but they share caches and memory with it"
+)
+
 
 @dataclass
 class Timing:
@@ -63,6 +68,15 @@ def once(function: Callable[[], object], device: torch.device) -> float:
     last.record()
     torch.cuda.synchronize(device)
     return first.elapsed_time(last) / 1e3
+
+
+def running(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call; with one CPU thread, those in which it was running (ONE_THREAD)."""
+    if device.type != "cpu" or torch.get_num_threads() > 1:
+        return once(function, device)
+    start = time.thread_time()
+    function()
+    return time.thread_time() - start
 
 
 def measure(

@@ -49,12 +49,12 @@ class Prompt:
         return cls(ids, inputs)
 
     def fill(self, lm: Decoder, cache: Cache) -> Cache:
-        """Fill `cache` as `lm(ids, cache)` does, in about a third of its time.
+        """Fill `cache` as `lm(ids, cache)` does, in a tenth of its time and less.
 
         A prompt in one chunk is attended exactly, whatever the cache does with it afterwards: `append`
-        returns it as it came. So what enters the blocks is the same for every cache, and only the
-        attention modules have to run, each on its own input. A fixed pattern shapes the prompt as well:
-        with one, the model runs.
+        returns it as it came. So what enters the blocks is the same for every cache, and keys and values
+        follow from it, without attention. A fixed pattern shapes the prompt as well: with one, the model
+        runs.
         """
         chosen = [layer.knobs.selection for layer in cache.layers]
         if any(one and one.shapes_prompts(lm.config.num_key_value_heads) for one in chosen):
@@ -64,7 +64,7 @@ class Prompt:
         with torch.no_grad(), cache.step(self.ids) as step:
             frame = lm.frame(step)
             for block, layer, x in zip(lm.blocks(), cache.layers, self.inputs, strict=True):
-                block.self_attn(block.input_layernorm(x), layer, frame)
+                block.self_attn.fill(block.input_layernorm(x), layer, frame)
         return cache
 
 

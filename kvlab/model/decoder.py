@@ -17,7 +17,7 @@ from kvlab.model.config import Config
 from kvlab.model.linear import Linear, fuse, project
 from kvlab.model.rotary import angles, inverse_frequencies, rotate
 from kvlab.model.selected import Question
-from kvlab.model.selecting import attend_chosen
+from kvlab.model.selecting import attend_chosen, update_index
 from kvlab.stores.base import Layer, Step, View
 
 if TYPE_CHECKING:
@@ -81,25 +81,37 @@ class Attention(nn.Module):
         self.register_buffer("frequencies", None, persistent=False)
 
     def forward(self, x: Tensor, layer: Layer, frame: Frame) -> Tensor:
+        q, view = self._write(x, layer, frame)
+        out = self._attend(q, view, layer, frame)
+        layer.settle(q, self._mass(q, view, layer, frame.step), view, frame.step)
+        return self.o_proj(out.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+    def fill(self, x: Tensor, layer: Layer, frame: Frame) -> None:
+        """Leave in `layer` what `forward` leaves, where nobody asks what attention gives: most of the work
+        of a long prompt. A selection that shapes prompts needs `forward`.
+        """
+        q, view = self._write(x, layer, frame)
+        layer.bytes_read = layer.entries_read = None
+        if layer.knobs.selection is not None:
+            view.heads = self.heads[1]
+            update_index(view, layer, frame.step)
+        layer.settle(q, self._mass(q, view, layer, frame.step), view, frame.step)
+
+    def _write(self, x: Tensor, layer: Layer, frame: Frame) -> tuple[Tensor, View]:
+        """The queries of `x [batch, tokens, hidden]`, and the entries they may look at, its own included."""
         batch, tokens, _ = x.shape
         step = frame.step
         qkv = project(x, self.qkv).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
         q, k, v = qkv.split(self.heads, dim=1)  # [batch, heads or kv_heads, tokens, head_dim]
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-
-        if layer.knobs.plain_keys:
-            view = layer.append(k, v, step)
-            at_queries, at_keys = (angles(positions, self.frequencies, x.dtype) for positions in view.rope)
-            q = rotate(q, *(repeat_heads(part, q.shape[1]) for part in at_queries))
-            view.keys = Rotated(view.keys, *at_keys)
-        else:
+        if not layer.knobs.plain_keys:
             q, k = rotate(q, *frame.rope[self.kind]), rotate(k, *frame.rope[self.kind])
-            view = layer.append(k, v, step)
-
-        out = self._attend(q, view, layer, frame)
-        layer.settle(q, self._mass(q, view, layer, step), view, step)
-        return self.o_proj(out.transpose(1, 2).reshape(batch, tokens, -1))
+            return q, layer.append(k, v, step)
+        view = layer.append(k, v, step)
+        at_queries, at_keys = (angles(positions, self.frequencies, x.dtype) for positions in view.rope)
+        view.keys = Rotated(view.keys, *at_keys)
+        return rotate(q, *(repeat_heads(part, q.shape[1]) for part in at_queries)), view
 
     def _attend(self, q: Tensor, view: View, layer: Layer, frame: Frame) -> Tensor:
         step, selection = frame.step, layer.knobs.selection

@@ -12,7 +12,7 @@ from kvlab.stores.base import Layer, Step, View
 
 def attend_chosen(selection: Selection, asked: Question, layer: Layer) -> Read | None:
     """Attention over what a selection chooses, for one token or for a prompt; None: it reads everything."""
-    indexed = _update(asked.view, layer, asked.step)
+    indexed = update_index(asked.view, layer, asked.step)
     attend = attend_selected if asked.step.tokens == 1 else attend_prompt
     read = attend(selection, asked)
     if read is not None:
@@ -20,7 +20,7 @@ def attend_chosen(selection: Selection, asked: Question, layer: Layer) -> Read |
     return read
 
 
-def _update(view: View, layer: Layer, step: Step) -> int:
+def update_index(view: View, layer: Layer, step: Step) -> int:
     """Summarise the pages that are whole now; bytes of earlier entries that had to be read for it."""
     index = view.index = layer.index
     if index is None:

@@ -60,20 +60,26 @@ class GrowingStream:
         """The entries at `rows [batch, kv_heads, n]`, decoded, and the bytes that this read.
 
         Only those entries are read where nothing is sealed or the codec works token by token; where
-        tokens share a block, the whole stream is decoded first, and counted so.
+        tokens share a block, the whole stream is decoded first, and counted so. Rows in ascending order are
+        cheapest: exact entries then lie at the ends, and are read for these columns only.
         """
         if not self.sealed_slots and not self.first.used:
             x = gather_slots(self.rest.read(), rows)
             return x, nbytes([x])
-        if self.codec.block == 1 and not self.first.used:
-            old = rows.clamp(max=self.sealed_slots - 1)
-            packed = {name: gather_slots(part, old) for name, part in self.packed().items()}
-            x, read = self.codec.decode(packed, self.dtype), nbytes(packed.values())
-            if self.rest.used:
-                new = gather_slots(self.rest.read(), (rows - self.sealed_slots).clamp(min=0))
-                x, read = torch.where((rows < self.sealed_slots).unsqueeze(-1), x, new), read + nbytes([new])
-            return x, read
-        return gather_slots(self.read(), rows), self.nbytes
+        if self.codec.block > 1 or not self.sealed_slots:
+            return gather_slots(self.read(), rows), self.nbytes
+        first, last = self.first.used, self.first.used + self.sealed_slots  # where the sealed ones lie
+        old = (rows - first).clamp(0, self.sealed_slots - 1)
+        packed = {name: gather_slots(part, old) for name, part in self.packed().items()}
+        x, read = self.codec.decode(packed, self.dtype), nbytes(packed.values())
+        for exact, there, start in ((self.first, rows < first, 0), (self.rest, rows >= last, last)):
+            columns = there.flatten(0, 1).any(dim=0).nonzero() if exact.used else []
+            if len(columns):
+                some = slice(int(columns[0]), int(columns[-1]) + 1)
+                own = gather_slots(exact.read(), (rows[..., some] - start).clamp(0, exact.used - 1))
+                x[:, :, some] = torch.where(there[..., some].unsqueeze(-1), own, x[:, :, some])
+                read += nbytes([own])
+        return x, read
 
     def span(self, start: int, stop: int) -> Tensor:
         """Entries `start` to `stop - 1`, decoded: of the sealed ones only the blocks that they lie in."""
