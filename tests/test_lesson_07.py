@@ -227,6 +227,20 @@ def test_batch_times_plot_tokens_a_second(tmp_path: Path) -> None:
     assert proportional == [50, 200] and measured == [50, 50]
 
 
+def test_what_the_lesson_says_of_its_roofline() -> None:
+    run = recorded("decode-cpu-paths")
+    assert isinstance(run, Recorded)
+    read, matmul = l07.ceilings_of(run)
+    for p in l07.step_points(run):
+        arithmetic, roof = p.rate / matmul, max(p.moved / read, p.flops / matmul) / p.seconds
+        if p.label.startswith("naive"):
+            assert p.intensity > matmul / read and roof > 0.7
+        else:
+            assert p.intensity < matmul / read and arithmetic < 0.1 and 0.295 < roof < 0.455, p.label
+    earlier = recorded("decode-cpu")
+    assert isinstance(earlier, Recorded) and round(l07.ceilings_of(earlier)[0] / GB) == 51
+
+
 # --- the planner ----------------------------------------------------------------------------------------
 
 

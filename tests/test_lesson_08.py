@@ -53,6 +53,8 @@ def test_what_the_lesson_says_of_its_record() -> None:
     assert doubling.copied / doubling.stored < 1 and preallocated.copied == 0
     assert max(t.peak - t.allocated for t in (concatenation, doubling, preallocated)) < 6.5e6
     assert all(row["copied_bytes"] == row["theory_copied_bytes"] for row in run.rows)
+    seconds = [t.seconds for t in (concatenation, doubling, preallocated)]
+    assert [round(seconds[0]), *(round(s, 1) for s in seconds[1:])] == [71, 2.2, 1.4]
     times = dict(l08.append_points(run, "concatenation"))
     assert (round(1e3 * times[16], 1), round(1e3 * times[8192])) == (0.7, 21)
     doubled = run.select(store="doubling (growth 2.0)", tokens_before=8192)[0]

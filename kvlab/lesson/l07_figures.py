@@ -142,7 +142,7 @@ def per_token(config: Config, contexts: Sequence[int], batches: Sequence[int], i
         ax.set_xlabel("sequences in a step")
         ax.grid(axis="x", visible=False)
     axes[0].set_ylabel("read for each new token (GB)")
-    axes[-1].legend(frameon=False, fontsize=9)
+    axes[-1].legend(frameon=False, fontsize=9, reverse=True)  # as they are stacked
     return figure
 
 
