@@ -11,7 +11,7 @@ import torch
 from small import model
 
 import kvlab
-from kvlab.lesson import l16, l18, l18_figures, l18_runs, l18_widget
+from kvlab.lesson import chart_points, l16, l18, l18_figures, l18_runs, l18_widget
 from kvlab.lesson.recorded import Recorded, recorded
 from kvlab.model import Decoder
 
@@ -188,9 +188,8 @@ def test_what_the_lesson_says_of_its_records() -> None:
 def test_evictions_at_a_quarter_found_what_the_lesson_says() -> None:
     run = recorded("quality-eviction")
     assert isinstance(run, Recorded)
-    found = l16.points(run)
-    assert [l16.at(found, name, 25).right for name in ("SnapKV", "H2O")] == [1, 0]
-    assert (l16.at(found, "full cache", 100).right, l16.at(found, "full cache", 100).asked) == (12, 16)
+    hits = {name: chart_points.needle_hits(run, name) for name in ("full", "snapkv-25", "h2o-25")}
+    assert [sum(one) for one in hits.values()] == [12, 1, 0] and len(hits["full"]) == 16
 
 
 @pytest.mark.parametrize(
