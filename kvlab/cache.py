@@ -41,6 +41,9 @@ class Cache:
         batch: sequences of a static store; a dynamic one takes the batch that comes first.
         blockwise: how many entries of a layer a single token decodes at a time; the rest stays packed, so
             that a step needs memory for one block instead of a layer. None: the whole layer at once.
+        kernels: None: where there is CUDA, steps of one token go through Triton's kernels if one fits (KIVI's
+            codes; pages that a selection picks); `explain` says which do. False: never. True: in Triton's
+            interpreter too, where TRITON_INTERPRET=1: very slow, to check them without a GPU.
 
     Raises:
         CacheError: unknown store, missing or needless capacity, or knobs that cannot work together.
@@ -56,6 +59,7 @@ class Cache:
         selection: Selection | None = None,
         batch: int = 1,
         blockwise: int | None = None,
+        kernels: bool | None = None,
     ):
         if blockwise is not None and blockwise < 1:
             raise CacheError(f"blockwise is the entries decoded at a time, at least 1, not {blockwise}.")
@@ -65,6 +69,7 @@ class Cache:
         self.device, self.dtype = lm.device, lm.dtype
         self.kind = store if isinstance(store, Store) else _checked(named_store, store, capacity, batch)
         self.codec, self.eviction, self.selection, self.blockwise = codec, eviction, selection, blockwise
+        self.kernels = kernels
         for one in codec if isinstance(codec, tuple) else (codec,):
             if one is not None:
                 _checked(one.refuse, self.config)
@@ -89,6 +94,7 @@ class Cache:
             eviction=self.eviction and self.eviction.at(layer),
             selection=self.selection and self.selection.at(layer),
             blockwise=self.blockwise,
+            kernels=self.kernels,
         )
 
     def _clear(self) -> None:
@@ -282,6 +288,10 @@ class Cache:
             layer.full_read_bytes(self.used) if layer.bytes_read is None else layer.bytes_read
             for layer in self.layers
         )
+
+    def explain(self) -> list[str]:
+        """What computed the attention of each layer in the last step: a kernel, or plain PyTorch and why."""
+        return [layer.served for layer in self.layers]
 
     @property
     def remaining(self) -> int | None:

@@ -52,7 +52,7 @@ def _compare(run: Run, report: Report, make: Callable[..., dict[str, Contestant]
 
     why_not = kernels.why_not(run.plan.device)
     if why_not:
-        report.notes.append(f"skipped: {why_not}")
+        report.notes.append(f"skipped: {why_not}.")
         return "(skipped)"
     report.parameters |= {"group_size": GROUP, "page_size": PAGE, "pages": f"1/{SHARE}"}
     for shape in dict.fromkeys((run.plan.mha, run.plan.gqa)):

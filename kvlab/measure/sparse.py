@@ -94,7 +94,7 @@ def decode_ways(layer: Layer) -> dict[str, Callable[[], Tensor]]:
         return attend(q, keys, values, None, scale)
 
     def chosen(quest: Quest, view: View) -> Tensor:
-        read = attend_selected(quest, Question(q, view, None, scale, layer.last))
+        read = attend_selected(quest, Question(q, view, None, scale, layer.last, kernels=False))
         assert read is not None  # there are more pages than are read
         return read.out
 

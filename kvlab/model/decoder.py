@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvlab.cache import Cache, CacheError
+from kvlab.model import fused
 from kvlab.model.attention import Rotated, attend, implied, may_see, received
 from kvlab.model.blockwise import attend_blocks
 from kvlab.model.config import Config
@@ -120,10 +121,11 @@ class Attention(nn.Module):
         layer.bytes_read = layer.entries_read = None  # all of them
         if selection is not None:
             view.heads = self.heads[1]
-            asked = Question(q, view, self.window, self.scale, step, look=frame.record is not None)
+            look, kernels = frame.record is not None, layer.knobs.kernels
+            asked = Question(q, view, self.window, self.scale, step, look, kernels)
             read = attend_chosen(selection, asked, layer)
             if read is not None:
-                layer.bytes_read, layer.entries_read = read.bytes_read, read.entries
+                layer.bytes_read, layer.entries_read, layer.served = read.bytes_read, read.entries, read.by
                 if frame.record is not None and read.seen is not None:
                     frame.record.read[self.index] = read.seen
                 return read.out
@@ -131,6 +133,9 @@ class Attention(nn.Module):
             mask, causal = frame.masks[self.kind], frame.causal[self.kind]
         else:  # an eviction has given this layer a ledger of its own
             mask, causal = may_see(step.positions, view.positions, self.window), False
+        out, layer.served = fused.attend_packed(q, view, mask, self.scale, layer.knobs)
+        if out is not None:
+            return out
         if layer.knobs.blockwise is not None and step.tokens == 1:
             return attend_blocks(q, view, mask, self.scale, layer.knobs.blockwise)
         keys, values = view.read()  # [batch, kv_heads, slots, head_dim]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kvlab.selection.pattern import Pattern
 
+SERVED = "FlexAttention (compiled): blocks of the prompt that nobody reads are left out"
 HEAD_DIMS = (16, 32, 64, 128, 256)  # that its kernels take
 
 

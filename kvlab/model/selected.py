@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
+from kvlab.model import fused
 from kvlab.model.attention import attend, implied, may_see
 from kvlab.selection.base import Pick, Selection
 from kvlab.stores.base import Reader, Step, View
@@ -27,6 +28,7 @@ class Question:
     scale: float
     step: Step
     look: bool = False  # whether to tell which entries were read
+    kernels: bool | None = None  # as the cache was told
 
     def of_heads(self, heads: slice) -> Question:
         """The same, for some of the KV heads."""
@@ -47,6 +49,7 @@ class Read:
     bytes_read: int  # of keys, values and whatever was read to choose
     entries: int  # keys gathered, over batch and KV heads
     seen: Tensor | None = None  # [batch, 1 or kv_heads, tokens, slots] which ones, where that was asked for
+    by: str = ""  # what computed it, in a sentence
 
 
 def attend_selected(selection: Selection, asked: Question) -> Read | None:
@@ -75,16 +78,32 @@ def _of_run(selection: Selection, asked: Question) -> Read | None:
     pick = selection.choose(asked.q, view, visible, asked.scale, asked.step)
     if pick is None:
         return None
+    out, by = fused.attend_picked(asked.q, view, pick, visible, asked.scale, asked.kernels)
+    read = _gathered(pick, asked) if out is None else _in_place(pick, asked, out)
+    read.by = by
+    if asked.look:
+        read.seen = _seen(pick, view) & visible
+    return read
+
+
+def _gathered(pick: Pick, asked: Question) -> Read:
+    """The entries of a pick are copied, then attended to."""
+    view = asked.view
     keys, read_keys = fetch(view.keys, pick, view.heads)
     values, read_values = fetch(view.values, pick, view.heads)
     mask, bias = _mask(pick, asked, keys), None
     if view.bias is not None:
         bias = gather_slots(view.bias, pick.slots().clamp(min=0))
     out = attend(asked.q, keys, values, mask, asked.scale, bias=bias)
-    read = Read(out, read_keys + read_values + pick.bytes_scored, keys.shape[:3].numel())
-    if asked.look:
-        read.seen = _seen(pick, view) & visible
-    return read
+    return Read(out, read_keys + read_values + pick.bytes_scored, keys.shape[:3].numel())
+
+
+def _in_place(pick: Pick, asked: Question, out: Tensor) -> Read:
+    """A kernel has read the entries of a pick where they lie: so many bytes as copying them would read."""
+    assert pick.pages is not None
+    each = pick.pages.shape[2] * pick.page + pick.rows.shape[2]  # entries of a head
+    entries = len(asked.q) * asked.view.heads * each
+    return Read(out, 2 * entries * out.shape[-1] * out.element_size() + pick.bytes_scored, entries)
 
 
 def _visible(asked: Question) -> Tensor:
@@ -120,7 +139,8 @@ def _of_all(asked: Question) -> Read:
     mask = asked.mask() if known is None else None
     out = attend(asked.q, keys, values, mask, asked.scale, known == "causal", view.bias)
     seen = asked.mask() if asked.look else None
-    return Read(out, view.keys.nbytes + view.values.nbytes, keys.shape[:3].numel(), seen)
+    by = fused.plain("some heads read everything")
+    return Read(out, view.keys.nbytes + view.values.nbytes, keys.shape[:3].numel(), seen, by)
 
 
 def fetch(reader: Reader, pick: Pick, kv_heads: int) -> tuple[Tensor, int]:
@@ -150,6 +170,7 @@ def _joined(parts: list[Read], heads: list[int]) -> Read:
         sum(part.bytes_read for part in parts),
         sum(part.entries for part in parts),
         torch.cat(seen, dim=1) if seen else None,
+        "; ".join(dict.fromkeys(part.by for part in parts)),
     )
 
 

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from kvlab.model import flex
+from kvlab.model import flex, fused
 from kvlab.model.attention import attend
 from kvlab.model.selected import Question, Read, by_run
 from kvlab.selection.base import Selection
@@ -64,7 +64,7 @@ def _tiled(pattern: Pattern, asked: Question) -> Read:
     if whole and not asked.look and view.bias is None and flex.runs(q):
         return _flexed(pattern, asked)
     keys, values = view.read()  # [batch, kv_heads, slots, head_dim]; not copied where nothing is encoded
-    read = Read(q.new_zeros(q.shape), 0, 0)
+    read = Read(q.new_zeros(q.shape), 0, 0, by=fused.plain("a block of the prompt's queries at a time"))
     if view.keys.exact() is None:
         read.bytes_read = view.keys.nbytes + view.values.nbytes  # decoding has read them all
     if asked.look:
@@ -95,7 +95,8 @@ def _flexed(pattern: Pattern, asked: Question) -> Read:
     keys, values = asked.view.read()
     entries = flex.entries_of(blocks) * keys.shape[:2].numel()
     read = 2 * entries * keys.shape[-1] * keys.element_size()
-    return Read(flex.attend_flex(asked.q, keys, values, blocks, asked.scale), read, entries)
+    out = flex.attend_flex(asked.q, keys, values, blocks, asked.scale)
+    return Read(out, read, entries, by=flex.SERVED)
 
 
 def _cuts(pattern: Pattern, asked: Question) -> Iterator[tuple[slice, slice, list[Tile]]]:

@@ -103,6 +103,7 @@ class Knobs:
     eviction: Eviction | None = None
     selection: Selection | None = None
     blockwise: int | None = None  # slots that a single token decodes at a time; None: all at once
+    kernels: bool | None = None  # Triton's: on CUDA (None), never (False), in its interpreter too (True)
 
     @property
     def plain_keys(self) -> bool:
@@ -116,6 +117,7 @@ class Layer(ABC):
     knobs: Knobs
     bytes_read: int | None = None  # by the last attention call, scoring included; None: all that it could
     entries_read: int | None = None  # keys, over batch and KV heads; None: all
+    served: str = "no step was taken"  # what computed the last attention call, in a sentence
     index: Index | None = None  # of a selection that needs one; it follows the entries
 
     @abstractmethod
