@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from kvlab.measure.quality_cli import add_arguments as add_quality
 from kvlab.measure.report import Report, shown_command, without_paths
 from kvlab.measure.roofline import Ceilings, ceilings
 from kvlab.measure.sparse import add_arguments as add_sparse
+from kvlab.measure.static import add_arguments as add_static
 from kvlab.measure.together import add_arguments as add_together
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ EPILOG = """\
 examples:
   kvlab bench decode --models smollm2-135m --contexts 128 2048
   kvlab bench decode --models llama2-7b --device cuda --dtype bfloat16 --batches 1 8
+  kvlab bench static --context 512 --capacity 1024
   kvlab bench prefill --quick
   kvlab bench memory --models smollm2-135m --contexts 512 2048 --batches 1 4
   kvlab bench growth --contexts 16 8192 --total 2048
@@ -185,6 +188,15 @@ def _together(args: argparse.Namespace, device: torch.device, report: Report) ->
 RUNS["together"] = _together
 
 
+def _static(args: argparse.Namespace, device: torch.device, report: Report) -> str:
+    from kvlab.measure.static import run
+
+    return run(args, _models(args, device), _measured_ceilings(args, device, report), report)
+
+
+RUNS["static"] = _static
+
+
 def _gpu(args: argparse.Namespace, argv: list[str]) -> int:
     from kvlab.measure.gpu import NEEDS, DeviceLost, Run, full_plan, run_parts, status_table, tiny_plan
     from kvlab.measure.gpu_parts import PARTS
@@ -195,6 +207,8 @@ def _gpu(args: argparse.Namespace, argv: list[str]) -> int:
         raise ValueError(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}.")
     if not torch.cuda.is_available() and not args.allow_cpu:
         raise ValueError(NEEDS)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton looks when it is imported: below, by a part
     plan = full_plan(args.quick) if torch.cuda.is_available() else tiny_plan()
     end = time.monotonic() + 60 * args.minutes
     run = Run(plan, Path(args.out), shown_command(argv), end)
@@ -293,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--steps", type=_positive, default=8, help="steps in one sample (default: 8)")
     decode.add_argument("--paths", nargs="+", choices=PATH_NAMES, default=list(PATH_NAMES), metavar="PATH",
                         help=f"of {', '.join(PATH_NAMES)} (default: all)")  # fmt: skip
+    add_static(add("static", "a step over a cache of fixed size, compiled and not, against growing ones"))
     packed = add("packed", "one token over packed entries: a layer decoded at once, or a block at a time")
     packed.add_argument("--contexts", nargs="+", type=_positive, default=[512, 2048, 8000], metavar="TOKENS")
     packed.add_argument("--blocks", nargs="+", type=_positive, default=[256, 1024], metavar="TOKENS")

@@ -32,6 +32,7 @@ class Point:
     batch: int
     steps: int  # a sample is the mean of so many
     rounds: int
+    capacity: int | None = None  # slots of each static cache; None: the fewest that do, rounded up
 
 
 def decode(
@@ -68,6 +69,7 @@ def measure_point(
     for name in sorted(paths, key=lambda n: n != "dynamic"):  # what the others' logits are compared with
         try:
             path = make_path(name, lm, twin)
+            path.capacity = point.capacity
             first[name], logits = warm_up(path, ids, point)
         except Exception as error:  # the others can still be measured
             report.fail(f"{model}, {point.context} tokens, batch {point.batch}, {PATHS[name].label}", error)
@@ -149,6 +151,7 @@ def row_of(
         "path": name,
         "label": path.label,
         **timing.row(),
+        **({"capacity": point.capacity} if point.capacity else {}),
         "steps_per_sample": steps,
         "tokens_per_second": point.batch / timing.median,
         "flops": done,

@@ -27,6 +27,7 @@ class Path(ABC):
 
     label: str  # what a table calls it
     naive = False  # it computes the whole context at every step
+    capacity: int | None = None  # slots of a static cache; None: the fewest that do, rounded up to `ROOM`
 
     def __init__(self, lm: Decoder):
         self.lm = lm
@@ -50,6 +51,10 @@ class Path(ABC):
         """Back to the end of the prompt."""
         self.back()
         self.token = self._first
+
+    def room(self, slots: int) -> int:
+        """Slots of a static cache, where `slots` are needed at most."""
+        return self.capacity or -(-slots // ROOM) * ROOM
 
     @abstractmethod
     def prefill(self, ids: Tensor, steps: int) -> Tensor:
@@ -121,7 +126,7 @@ class Static(Kvlab):
     label, store = "kvlab static", "static"
 
     def make(self, batch: int, slots: int) -> Cache:
-        return Cache(self.lm, store="static", capacity=-(-slots // ROOM) * ROOM, batch=batch)
+        return Cache(self.lm, store="static", capacity=self.room(slots), batch=batch)
 
 
 class Compiled(Static):
@@ -188,7 +193,7 @@ class HfCompiled(HfDynamic):
         self.cuda = self.lm.device.type == "cuda"
         mode = "reduce-overhead" if self.cuda else "default"
         self.call = torch.compile(self.twin.forward, mode=mode, dynamic=False)
-        return StaticCache(config=self.twin.config, max_cache_len=-(-slots // ROOM) * ROOM)
+        return StaticCache(config=self.twin.config, max_cache_len=self.room(slots))
 
     def step(self, ids: Tensor) -> Tensor:
         if self.cuda:
