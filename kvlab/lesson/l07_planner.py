@@ -86,13 +86,16 @@ def _lines(choice: Choice, found: Plan) -> list[str]:
     fits = f"<b>Fits</b>, {left / GB:,.2f} GB left" if left >= 0 else f"<b>{-left / GB:,.2f} GB too much</b>"
     most, many = found.tokens_that_fit(choice.device), found.sequences_that_fit(choice.device)
     longest = "any number of tokens" if most is None else f"{most:,} tokens"
+    holds = f"The device holds {_sequences(choice.batch)} of {longest}, or {_sequences(many)} of "
+    holds += f"{choice.tokens:,} tokens (before activations)."
+    if found.weight_bytes > choice.device:
+        holds = "The device does not even hold the weights."
     step = found.step
     per = (step.weights + step.cache_read) / choice.batch / GB
     share = step.cache_read / (step.weights + step.cache_read)
     lines = [
         f"{fits}. One more token of one sequence: {found.bytes_per_token:,} bytes.",
-        f"The device holds {_sequences(choice.batch)} of {longest}, or {_sequences(many)} of "
-        f"{choice.tokens:,} tokens (before activations).",
+        holds,
         f"A step reads {per:,.2f} GB for each token it makes, {share:.0%} of it cache.",
     ]
     if choice.tokens > found.model.longest:

@@ -24,7 +24,7 @@ def cache_bytes(config, tokens, batch, bits):
 @EXERCISE.inputs
 def inputs(draw: Draw):
     kv_heads, head_dim = draw.integer(2, 4), draw.one_of([16, 32, 64])
-    heads = kv_heads * draw.integer(2, 4)
+    heads = kv_heads * draw.integer(3, 5)  # never twice: that would make up for a 2 left out
     config = Config(
         name="fresh",
         vocab_size=1000,
@@ -50,25 +50,20 @@ def formula(config, tokens, batch, bits, streams=2, layers=True, heads="num_key_
     return numbers * (config.num_hidden_layers if layers else 1) * bits / over
 
 
-def wrong(message, **how):
-    EXERCISE.mistake(message)(lambda *given: formula(*given, **how))
+def wrong(message, change=lambda *given: given, **how):
+    EXERCISE.mistake(message)(lambda *given: formula(*change(*given), **how))
 
 
 wrong("You counted query heads: keys and values exist for the KV heads only.", heads="num_attention_heads")
 wrong("You counted the keys without the values (or the values alone): a token leaves both.", streams=1)
+wrong("Two things: only the KV heads have keys and values, and a token leaves both of them.",
+      streams=1, heads="num_attention_heads")  # fmt: skip
 wrong("That is one layer: every layer keeps its own keys and values.", layers=False)
 wrong("You took bits for bytes: 8 bits are a byte.", over=1)
 wrong("These are numbers of 8 bits in 1: divide the bits by 8, and only once.", over=64)
-
-
-@EXERCISE.mistake("The batch is missing: every sequence has a cache of its own.")
-def without_batch(config, tokens, batch, bits):
-    return formula(config, tokens, 1, bits)
-
-
-@EXERCISE.mistake("The tokens are missing: that is what one token costs.")
-def without_tokens(config, tokens, batch, bits):
-    return formula(config, 1, batch, bits)
+wrong("`bits // 8` makes 4 bits 0 bytes: multiply first.", lambda c, t, b, bits: (c, t, b, bits // 8 * 8))
+wrong("The batch is missing: every sequence has a cache of its own.", lambda c, t, _, bits: (c, t, 1, bits))
+wrong("The tokens are missing: that is what one token costs.", lambda c, _, b, bits: (c, 1, b, bits))
 
 
 @EXERCISE.mistake(
