@@ -91,6 +91,8 @@ def step_times(
         ax.set_xlabel(f"words of the {x} ({value} of the {fixed})")
         if x == "target":
             direct_labels(ax, ends)
+    shown = (50, 100, 200, 500, 1000, 2000, 4000)
+    axes[0].set_yticks(shown, [f"{ms:,}" for ms in shown])
     axes[0].set_ylabel("ms a step")
     return figure
 
