@@ -49,6 +49,15 @@ def test_a_number_is_locked_drawn_and_compared() -> None:
     assert shown.text in html and '<img src="data:image/png;base64,' in html
 
 
+def test_a_count_is_locked_in_as_a_whole_number() -> None:
+    asked = predict("00.rows", "How many rows?", slider=(1, 310), unit="rows", whole=True)
+    asked.answer.value = 17.6
+    assert asked.answer.readout_format == ",.0f"
+    asked.lock.click()
+    assert asked.answer.value == 18 and "18 rows" in asked.status.value
+    assert reveal("00.rows", 25).text == "You predicted 18 rows; measured 25 rows: 1.4 times too low."
+
+
 def test_too_low_near_and_linear() -> None:
     asked = predict("07.share", "Which share?", slider=(0, 100), log=False, unit="%")
     assert asked.answer.value == 50

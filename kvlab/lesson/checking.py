@@ -203,6 +203,10 @@ def _cause(error: Exception) -> str:
     text = str(error)
     if "size of tensor" in text or "shapes cannot be multiplied" in text or "must match" in text:
         return "; the shapes don't fit: print them before this line (is a transpose missing?)"
+    if "same number of dimensions" in text:
+        return "; one of them lacks a dimension: `x[None]` puts one in front"
+    if isinstance(error, ValueError) and "to unpack" in text:
+        return "; return as many things as the exercise asks for, in that order"
     if isinstance(error, TypeError) and "positional argument" in text:
         return "; keep the arguments as they were given"
     if isinstance(error, NameError):

@@ -97,22 +97,29 @@ class HeadBrowser(Exhibit):
         }
         self.found = {name: strongest(values, CYCLE) for name, values in scores.items()}
         layers, heads, size, _ = self.maps.shape
-        wide = Layout(width="22em")
+        wide = Layout(width="auto", max_width="22em")
         self.layer = IntSlider(description="layer", max=layers - 1, layout=wide)
         self.head = IntSlider(description="head", max=heads - 1, layout=wide)
         self.query = IntSlider(description="query", max=size - 1, value=size - 1, layout=wide)
         self.buttons = {
-            name: Button(description=name, tooltip=f"A head that {FINDS[name]}") for name in FINDS
+            name: Button(
+                description=name,
+                tooltip=f"A head that {FINDS[name]}",
+                layout=Layout(flex="1 1 0", width="auto", min_width="0"),
+            )
+            for name in FINDS
         }
         for name, button in self.buttons.items():
             button.on_click(lambda _button, name=name: self.show(name))
         self._thumbnails = Sheet(self.maps)
-        self.sheet = Image(
-            format="png", layout=Layout(max_width="100%", width=f"{self._thumbnails.inches * 96:.0f}px")
-        )
-        self.map, self.words = HTML(layout=Layout(flex="none")), HTML(layout=Layout(width="100%"))
+        # No margins, and widths that give way: else a box as wide as the notebook gets a scroll bar.
+        fits = Layout(max_width="100%", width=f"{self._thumbnails.inches * 96:.0f}px", margin="0")
+        self.sheet = Image(format="png", layout=fits)
+        self.map, self.words = HTML(layout=Layout(flex="none")), HTML(layout=Layout(width="auto"))
         live(self._draw, self.layer, self.head, self.query)
-        controls = VBox([HBox(list(self.buttons.values())), self.layer, self.head, self.query, self.words])
+        buttons = HBox(list(self.buttons.values()))
+        rest = Layout(flex="1 1 0", min_width="18em")
+        controls = VBox([buttons, self.layer, self.head, self.query, self.words], layout=rest)
         title = (
             f"All {layers} × {heads} heads: move layer, head and query, or find a sink, previous or copy head"
         )

@@ -118,7 +118,7 @@ class RotaryClock(Exhibit):
         self.key = _slider("key at", 0, FARTHEST)
         self.pair = _slider("pair", 0, len(self.clock.frequencies) - 1)
         self.shift = _slider("shift both", 0, 1000)
-        self.words = HTML(layout=Layout(width="100%"))
+        self.words = HTML(layout=Layout(width="auto"))
         sliders = [self.query, self.key, self.pair, self.shift]
         view = live(self._draw, *sliders)
         picture = Clock(q, k, frequencies, scale, name).draw(1, 0, 0, 0)

@@ -119,7 +119,7 @@ class ForgetOne(Exhibit):
         self.buttons = {name: Button(description=name, layout=Layout(width="auto")) for name in presets}
         for name, positions in presets.items():
             self.buttons[name].on_click(self._setter(tuple(positions)))
-        self.html = HTML(layout=Layout(width="100%"))
+        self.html = HTML(layout=Layout(width="auto"))
         self._busy = False
         _ = context.one_at_a_time  # single tokens and presets are answered at once, all else by one step
         panels = {"nothing forgotten": context.words(), beside: context.words(presets[beside])}

@@ -70,7 +70,7 @@ class Cuts(Exhibit):
         layout = Layout(width="34em")
         self.first = IntSlider(first, 1, l05.LENGTH, description="first call", style=wide, layout=layout)
         self.size = IntSlider(size, 1, 6, description="then calls of", style=wide, layout=layout)
-        self.words = HTML(layout=Layout(width="100%"))
+        self.words = HTML(layout=Layout(width="auto"))
         self.bars = Bars()
         view = live(self._draw, self.misuse, self.first, self.size)
         super().__init__(

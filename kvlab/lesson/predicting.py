@@ -29,6 +29,7 @@ class Question:
     high: float = 0.0
     log: bool = True
     unit: str = ""
+    whole: bool = False  # a count: the slider stops at whole numbers
 
     def say(self, value: Any) -> str:
         """A value of this question in words: the choice, or the number with its unit."""
@@ -47,7 +48,11 @@ class Prediction(Exhibit):
     def __init__(self, question: Question) -> None:
         self.question = question
         self.answer = _control(question)
-        self.lock = Button(description="Lock in", tooltip="Your prediction can't be changed afterwards")
+        self.lock = Button(
+            description="Lock in",
+            tooltip="Your prediction can't be changed afterwards",
+            layout=Layout(margin="2px 2px 2px 2em"),
+        )
         self.status = HTML()
         self.lock.on_click(lambda _button: self._lock_in())
         ask = HTML(card(f"<strong>Predict.</strong> {inline(question.text)}"))
@@ -65,6 +70,8 @@ class Prediction(Exhibit):
         if value is None:
             self.status.value = card("Choose one first.")
             return
+        if self.question.whole:
+            value = float(round(value))
         saved = memory.keep(self.question.id, {**asdict(self.question), "value": value})
         self._show_locked(value, "" if saved else "for as long as this kernel runs")
 
@@ -79,7 +86,8 @@ def _control(question: Question) -> RadioButtons | FloatSlider | FloatLogSlider:
     if question.choices:
         layout = Layout(width="max-content")
         return RadioButtons(options=list(question.choices), value=None, layout=layout)
-    shared = {"readout_format": ",.3r", "description": question.unit, "layout": Layout(width="28em")}
+    shown = ",.0f" if question.whole else ",.3r"
+    shared = {"readout_format": shown, "description": question.unit, "layout": Layout(width="28em")}
     if question.log:
         low, high = math.log10(question.low), math.log10(question.high)
         middle = 10 ** ((low + high) / 2)
@@ -106,8 +114,11 @@ def predict(
     slider: tuple[float, float] | None = None,
     log: bool = True,
     unit: str = "",
+    whole: bool = False,
 ) -> Prediction:
     """Ask for a prediction: `choices=[…]`, or `slider=(low, high)` with a `unit` (log scale by default).
+
+    `whole=True` for a count, say of tokens: nobody predicts half a token.
 
     Raises ValueError if the id is not like "03.speed", or not exactly one of choices and slider is given.
     """
@@ -117,7 +128,7 @@ def predict(
     low, high = slider or (0.0, 0.0)
     if slider is not None and not (low < high and (low > 0 or not log)):
         raise ValueError(f"slider=({low}, {high}): low must be under high, and above 0 on a log scale")
-    return Prediction(Question(id, question, tuple(choices), float(low), float(high), log, unit))
+    return Prediction(Question(id, question, tuple(choices), float(low), float(high), log, unit, whole))
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,14 @@ import torch
 
 from kvlab.lesson.exercise import Draw, Exercise
 
-EXERCISE = Exercise(
-    "02.1",
-    "Turn every pair by its position",
-    function="turn",
-    stub="""
+EXERCISE = Exercise("02.1", "Turn every pair by its position", function="turn", stub="""
 def turn(x, positions, theta):
     # x: [tokens, head_dim], positions: [tokens]
     # -> x with every pair turned, [tokens, head_dim]
     ...
 """,
     hint="Print the angles first: [tokens, head_dim / 2], one row a position, one column a pair.",
-)
+)  # fmt: skip
 
 
 @EXERCISE.inputs
@@ -69,6 +65,13 @@ def counted(x, positions, theta):
 @EXERCISE.mistake("You rotated every row by the length: each row has a position of its own, in `positions`.")
 def by_length(x, positions, theta):
     return variant(x, torch.full((len(x),), len(x)), theta)
+
+
+@EXERCISE.mistake("You turned b with the a that is turned already: keep the old halves until both are done.")
+def overwritten(x, positions, theta):
+    half = x.shape[-1] // 2
+    x = torch.cat((variant(x, positions, theta)[:, :half], x[:, half:]), dim=-1)
+    return torch.cat((x[:, :half], variant(x, positions, theta)[:, half:]), dim=-1)
 
 
 @EXERCISE.mistake("Right for theta = 10,000 only: use the `theta` that is given.")

@@ -55,6 +55,11 @@ def unscaled(q, k):
     return q @ k.repeat_interleave(len(q) // len(k), dim=0).mT
 
 
+@EXERCISE.mistake("The scores are right, but you went on to the softmax: the scores alone are asked for.")
+def weights(q, k):
+    return scores(q, k.repeat_interleave(len(q) // len(k), dim=0)).softmax(-1)
+
+
 @EXERCISE.mistake("Rows and columns are swapped: a row is a query, a column is a key.")
 def transposed(q, k):
     return scores(q, k.repeat_interleave(len(q) // len(k), dim=0)).mT

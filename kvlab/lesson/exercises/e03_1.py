@@ -58,6 +58,7 @@ for message, *how in (
     ("Append first, then attend: the query does not see its own key and value.", "past", "grown"),
     ("The query attends to the new token alone: give it the cached keys and values too.", "new", "grown"),
     ("The new row takes the place of the cached ones: append it, or each step forgets.", "new", "new"),
+    ("You return keys and values without the new row: the next step needs it.", "grown", "past"),
     ("The output is right, but the new row stands in front: append it at the end.", "front", "front"),
 ):
     EXERCISE.mistake(message)(lambda *given, how=how: variant(*given, *how))

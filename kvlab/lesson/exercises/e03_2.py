@@ -72,8 +72,7 @@ wrong("You read the first row of logits: the last one, `logits[0, -1]`, predicts
 wrong("Off by one: the prefill predicts the first id, and your list begins with the second.", extra=1)
 wrong("Right ids, but each step computes the whole text: use `cache`.", feed=list.__add__, cached=False)
 wrong("The newest id goes in without the cache, so the model sees it alone: `lm(ids, cache)`.", cached=False)
-
-
-@EXERCISE.mistake("Return the new ids only: your list begins with the prompt.")
-def with_prompt(lm, cache, prompt, new):
-    return prompt + loop(lm, cache, prompt, new)
+wrong("The prompt's last token goes in twice.", extra=1, feed=lambda p, ids: (ids if ids[1:] else p)[-1:])
+EXERCISE.mistake("Return the new ids only: your list begins with the prompt.")(
+    lambda lm, cache, prompt, new: prompt + loop(lm, cache, prompt, new)
+)

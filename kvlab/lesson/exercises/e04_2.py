@@ -4,19 +4,13 @@ import torch
 
 from kvlab.lesson.exercise import Draw, Exercise
 
-EXERCISE = Exercise(
-    "04.2",
-    "Places and mask of a padded batch",
-    function="place",
-    stub="""
+EXERCISE = Exercise("04.2", "Places and mask of a padded batch", function="place", stub="""
 def place(real, new):
     # real: bool [batch, slots], cached and new; False is padding
     # new: the last `new` slots hold the tokens that go in now
     # return positions [batch, new] and mask [batch, new, slots]
     ...
-""",
-    hint="`real.cumsum(1)` counts real tokens; rows of padding are not compared.",
-)
+""", hint="`real.cumsum(1)` counts real tokens; rows of padding are not compared.")  # fmt: skip
 
 
 @EXERCISE.inputs
@@ -56,6 +50,11 @@ def alternative(real, new):
 @EXERCISE.mistake("Positions count columns, padding too: count real tokens, `real.cumsum(1) - 1`.")
 def by_column(real, new):
     return torch.arange(real.shape[1])[-new:].expand(len(real), -1), masks(real, new)
+
+
+@EXERCISE.mistake("Positions begin at 1: the first real token of a row has position 0.")
+def from_one(real, new):
+    return places(real, new) + 1, masks(real, new)
 
 
 @EXERCISE.mistake("Positions start at 0 with the new tokens: they go on from the cached ones.")

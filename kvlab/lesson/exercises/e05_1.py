@@ -4,11 +4,7 @@ import torch
 
 from kvlab.lesson.exercise import Draw, Exercise
 
-EXERCISE = Exercise(
-    "05.1",
-    "A probe",
-    function="probe",
-    stub="""
+EXERCISE = Exercise("05.1", "A probe", function="probe", stub="""
 def probe(step, full, tokens, first):
     # step(tokens [1, new], state) -> logits [1, new, vocab], state
     #   (state None starts a text)
@@ -16,8 +12,7 @@ def probe(step, full, tokens, first):
     # pass `first` tokens in one call, then the others one by one;
     # return the largest |difference| of each token's logits, [total]
     ...
-""",
-)
+""")  # fmt: skip
 
 
 class Toy:
@@ -47,14 +42,14 @@ def largest(gap):
     return gap.abs().amax(-1)
 
 
-def variant(step, full, tokens, first, keep=True, so_far=False, alone=False, size=largest):
+def variant(step, full, tokens, first, keep=lambda old, new: new, so_far=False, alone=False, size=largest):
     parts = [tokens[:, :first], *tokens[:, first:].split(1, dim=1)]
     state, rows, read = None, [], 0
     for part in parts:
         read += part.shape[1]
         logits, new = step(tokens[:, :read] if so_far else part, state)
         rows.append(logits[:, -part.shape[1] :])
-        state = new if keep else None
+        state = keep(state, new)
     truth = torch.cat([full(part) for part in parts], dim=1) if alone else full(tokens)
     return size(torch.cat(rows, dim=1) - truth)[0]
 
@@ -69,7 +64,12 @@ def alternative(step, full, tokens, first):
 
 
 MISTAKES = {
-    "Every call starts a new text: hand the state that a call returns to the next one.": {"keep": False},
+    "Every call starts a new text: hand the state that a call returns to the next one.": {
+        "keep": lambda *_: None
+    },
+    "You pass the first call's state on and on: each call returns a new one.": {
+        "keep": lambda old, new: old or new
+    },
     "You pass the whole text so far in every call: the state holds it, pass the new token.": {"so_far": True},
     "The truth is `full` of the whole text: recomputing a part alone forgets the rest.": {"alone": True},
     "Take |difference| first: a logit that is far too low is wrong, too.": {"size": lambda g: g.amax(-1)},
