@@ -73,8 +73,8 @@ class GrowingStream:
         packed = {name: gather_slots(part, old) for name, part in self.packed().items()}
         x, read = self.codec.decode(packed, self.dtype), nbytes(packed.values())
         for exact, there, start in ((self.first, rows < first, 0), (self.rest, rows >= last, last)):
-            columns = there.flatten(0, 1).any(dim=0).nonzero() if exact.used else []
-            if len(columns):
+            columns = there.flatten(0, 1).any(dim=0).nonzero()
+            if exact.used and len(columns):
                 some = slice(int(columns[0]), int(columns[-1]) + 1)
                 own = gather_slots(exact.read(), (rows[..., some] - start).clamp(0, exact.used - 1))
                 x[:, :, some] = torch.where(there[..., some].unsqueeze(-1), own, x[:, :, some])
