@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -222,6 +224,39 @@ def test_gpu_runs_every_part_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixt
     assert grown["preallocated (static)"]["copied_bytes"] == 0
     for row in read_report(tmp_path / "gpu-attention.json").rows:
         assert row["relative_error"] < 1e-5
+    for part in ("quantized", "pages", "prefill"):
+        assert all(row["kernel_error"] < 1e-5 for row in read_report(tmp_path / f"gpu-{part}.json").rows)
+    together = {row["way"]: row for row in read_report(tmp_path / "gpu-together.json").rows}
+    assert "int4 + SnapKV + Quest" in together
+    assert all(row["seconds"] and row["bytes"] and row["served"] for row in together.values())
+
+
+BARE = """
+import sys
+from importlib.machinery import PathFinder
+extras = {"transformers", "triton", "gguf", "safetensors", "tokenizers", "matplotlib", "tqdm", "ipywidgets"}
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in extras else find(name, *rest)
+from kvlab.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@WITHOUT_GPU
+def test_gpu_needs_pytorch_and_numpy_only(tmp_path: Path) -> None:
+    command = ["bench", "gpu", "--allow-cpu", "--only", "decode-smollm2,quantized", "--out", str(tmp_path)]
+    bare = subprocess.run([sys.executable, "-c", BARE, *command], capture_output=True, text=True)
+    assert bare.returncode == 0, bare.stderr
+    timed = read_report(tmp_path / "gpu-decode-smollm2.json")
+    assert {row["path"] for row in timed.rows} == {"naive", "dynamic", "static"}
+    assert "transformers is not installed: its rows are missing." in timed.notes
+    assert read_report(tmp_path / "gpu-quantized.json").notes == ["skipped: Triton is not installed."]
+    header, _, decoded, skipped, where = bare.stdout.strip().splitlines()[-5:]
+    assert header.split() == ["part", "state", "seconds", "file"] and where.startswith("written to")
+    assert decoded.split()[:2] == ["decode-smollm2", "done"] and skipped.split()[:2] == [
+        "quantized",
+        "skipped",
+    ]
 
 
 @WITHOUT_GPU

@@ -56,6 +56,8 @@ class Plan:
     attention_points: tuple[tuple[int, int], ...]  # (slots, batch)
     window_points: tuple[int, ...]  # tokens
     kernel_points: tuple[tuple[int, int], ...]  # (slots, batch): multiples of a group and of a page
+    prompt_points: tuple[int, ...]  # tokens of a prompt under fixed patterns
+    together_tokens: int  # in the cache that has several knobs turned
 
 
 def full_plan(quick: bool = False) -> Plan:
@@ -73,6 +75,7 @@ def full_plan(quick: bool = False) -> Plan:
         attention_points=((8192, 1), (131_072, 1), (8192, 8)),
         window_points=(256, 512, 1024, 4096, 16_384, 32_768),
         kernel_points=tuple((n, b) for b in (1, 8) for n in (8192, 32_768, 65_536, 100_000, 131_072)),
+        prompt_points=(8192, 16_384), together_tokens=65_536,
     )  # fmt: skip
     if not quick:
         return plan
@@ -80,7 +83,7 @@ def full_plan(quick: bool = False) -> Plan:
         "small_points": ((128, 1, most),), "mha_points": ((128, 1, most),), "rounds": 3,
         "memory_points": ((1024, 1), (4096, 1)), "hold_seconds": 5.0, "growth": (512, 64),
         "attention_points": ((8192, 1),), "window_points": (256, 4096),
-        "kernel_points": ((8192, 1), (65_536, 8)),
+        "kernel_points": ((8192, 1), (65_536, 8)), "prompt_points": (8192,), "together_tokens": 16_384,
     }  # fmt: skip
     return Plan(**{**vars(plan), **shorter})
 
@@ -95,6 +98,7 @@ def tiny_plan() -> Plan:
         memory_points=((32, 1), (64, 2)), memory_limit=100_000_000,
         hold_tokens=96, hold_chunk=32, hold_seconds=20.0, growth=(16, 8), attention_points=((64, 1), (64, 2)),
         window_points=(16,), kernel_points=((64, 1), (64, 2)),
+        prompt_points=(128,), together_tokens=192,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,11 @@ class Contestant:
     first_row: Callable[[], Tensor] | None = None  # in float64, over the same codes or pages
 
 
+Contestants = Iterator[tuple[str, Contestant]]  # one after the other: all at once might not fit
+
+
 def quantized(run: Run, report: Report) -> str:
-    """One query over packed int8 and int4 keys and values, decoded in the kernel, against SDPA in 16 bits."""
+    """One query over entries packed in 8, 4 and 2 bits, decoded in the kernel, against SDPA in 16 bits."""
     return _compare(run, report, _quantized_ways)
 
 
@@ -47,7 +50,7 @@ def pages(run: Run, report: Report) -> str:
     return _compare(run, report, _page_ways)
 
 
-def _compare(run: Run, report: Report, make: Callable[..., dict[str, Contestant]]) -> str:
+def _compare(run: Run, report: Report, make: Callable[..., Contestants]) -> str:
     from kvlab.zoo import SHAPES
 
     why_not = kernels.why_not(run.plan.device)
@@ -70,7 +73,7 @@ def _compare(run: Run, report: Report, make: Callable[..., dict[str, Contestant]
 
 
 def _point(
-    run: Run, report: Report, c: Config, slots: int, batch: int, make: Callable[..., dict[str, Contestant]]
+    run: Run, report: Report, c: Config, slots: int, batch: int, make: Callable[..., Contestants]
 ) -> None:
     """Every way at one size. `relative_error`: against float64 attention over all the exact entries, so it
     holds what codes or left-out pages cost; `kernel_error`: against the same codes or pages in float64."""
@@ -79,7 +82,7 @@ def _point(
     expected = exact_attention(inputs, c.scale)
     repeats, calls = (10, 10) if plan.device.type == "cuda" else (2, 1)
     dense: float | None = None
-    for label, way in make(*inputs, c.scale).items():
+    for label, way in make(*inputs, c.scale):
         try:
             out = way.attend()
             wanted = way.first_row() if way.first_row else expected[:1]
@@ -102,17 +105,14 @@ def _error(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
-def _quantized_ways(
-    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float
-) -> dict[str, Contestant]:
-    """SDPA in 16 bits; for 8 and 4 bits the kernel, and decoding to memory."""
+def _quantized_ways(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Contestants:
+    """SDPA in 16 bits; for 8, 4 and 2 bits the kernel, and decoding to memory."""
     from kvlab.kernels.quantized import attend_quantized, attend_quantized_reference
 
     visible, none = mask[:, 0], keys[:, :, :0]  # visible: [batch, 1, slots]
-    dense = Contestant(lambda: attend(q, keys, values, None, scale), nbytes([keys, values]))
-    found = {"SDPA, 16 bits": dense}
+    yield "SDPA, 16 bits", Contestant(lambda: attend(q, keys, values, None, scale), nbytes([keys, values]))
     group = min(GROUP, q.shape[-1])
-    for bits in (8, 4):
+    for bits in (8, 4, 2):
         by_channel, by_token = Quantize(bits, "channel", GROUP), Quantize(bits, "token", group)
         k, v = _packed(keys, by_channel), _packed(values, by_token)
 
@@ -130,9 +130,8 @@ def _quantized_ways(
             return attend(q, of_k.decode(k, q.dtype), of_v.decode(v, q.dtype), None, scale)
 
         held = nbytes([*k.values(), *v.values()])
-        found[f"int{bits}, decoded in the kernel"] = Contestant(kernel, held, first)
-        found[f"int{bits}, decoded to memory, then SDPA"] = Contestant(decoded, held, first)
-    return found
+        yield f"int{bits}, decoded in the kernel", Contestant(kernel, held, first)
+        yield f"int{bits}, decoded to memory, then SDPA", Contestant(decoded, held, first)
 
 
 def _packed(x: Tensor, codec: Quantize) -> Packed:
@@ -141,7 +140,7 @@ def _packed(x: Tensor, codec: Quantize) -> Packed:
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
-def _page_ways(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> dict[str, Contestant]:
+def _page_ways(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Contestants:
     """SDPA over everything; a sixteenth of the pages, with and without the time of choosing them."""
     from kvlab.kernels.pages import attend_pages, attend_pages_reference
 
@@ -161,14 +160,17 @@ def _page_ways(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: flo
 
     ready = choose()
     read = nbytes([keys, values]) * count * PAGE // slots
-    return {
-        "SDPA over all": Contestant(lambda: attend(q, keys, values, None, scale), nbytes([keys, values])),
-        "pages, chosen before": Contestant(
-            lambda: attend_pages(q, keys, values, ready, PAGE, none, visible, scale), read, first
-        ),
-        "Quest: choose, then pages": Contestant(
+    everything = nbytes([keys, values])
+    yield "SDPA over all", Contestant(lambda: attend(q, keys, values, None, scale), everything)
+    yield (
+        "pages, chosen before",
+        Contestant(lambda: attend_pages(q, keys, values, ready, PAGE, none, visible, scale), read, first),
+    )
+    yield (
+        "Quest: choose, then pages",
+        Contestant(
             lambda: attend_pages(q, keys, values, choose(), PAGE, none, visible, scale),
             read + nbytes([held]),
             first,
         ),
-    }
+    )

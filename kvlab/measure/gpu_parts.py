@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kvlab.cache import Cache
-from kvlab.measure import gpu_attention, gpu_kernels, gpu_memory, gpu_window, growth
+from kvlab.measure import (
+    gpu_attention,
+    gpu_kernels,
+    gpu_memory,
+    gpu_prefill,
+    gpu_together,
+    gpu_window,
+    growth,
+)
 from kvlab.measure.decode import Point, decode, decode_table, prompt
 from kvlab.measure.gpu import Part, Points, Run
 from kvlab.measure.paths import make_path
@@ -188,4 +196,6 @@ PARTS: dict[str, Part] = {
     "attention": gpu_attention.attention,
     "quantized": gpu_kernels.quantized,
     "pages": gpu_kernels.pages,
+    "prefill": gpu_prefill.prefill,
+    "together": gpu_together.together,
 }
