@@ -1,7 +1,7 @@
-"""Which stores and codecs work together: every pair, tried; and the page of the docs that says so.
+"""What works together: stores, codecs, evictions, selections; and the page of the docs that says so.
 
-A further axis is one more dictionary here (evictions, selections: name -> what makes the knob), one table
-more in `page`, and one test more in `test_pairs.py`.
+A further axis is one more dictionary here (name -> what makes the knob), one table more in `page`, and one
+test more beside `test_pairs.py`.
 """
 
 from __future__ import annotations
@@ -22,37 +22,54 @@ from kvlab import (
     KIVI,
     TOVA,
     AdaKV,
+    AShape,
     BFloat16,
+    BigBird,
+    Buckets,
     Cache,
     CacheError,
     Chain,
     ConsecutiveMerge,
+    Dilated,
+    Duo,
     ErrorBounded,
+    FixedColumns,
     Float16,
     Fp8,
+    Gate,
     Hadamard,
     Huffman,
+    Indexer,
     Int8,
     Lexico,
+    LocalWindow,
+    Longformer,
     LowRank,
     LSHMerge,
+    LSHSampling,
     Mustafar,
     Only,
     OwnBasis,
     PerLayer,
     PyramidKV,
     Quantize,
+    Quest,
     RandomKeep,
     Rans,
+    SimHash,
     SinkRecent,
     SnapKV,
+    SparQ,
     StreamingLLM,
+    Strided,
+    TopK,
     TurboQuant,
     Window,
 )
 from kvlab.codecs import BytePlanes
 from kvlab.model import TranslatorConfig
 from kvlab.model.translator import Translator
+from kvlab.selection import ByHead
 from kvlab.zoo import weight_shapes
 
 PROMPT, CHUNK, STEPS = 19, 4, 5  # a left-padded prompt, a second chunk, then single tokens
@@ -65,6 +82,9 @@ TRANSLATOR = TranslatorConfig(
     name="small translator", vocab_size=19, hidden_size=8, intermediate_size=12, num_hidden_layers=3,
     num_attention_heads=4, num_key_value_heads=2, head_dim=8, encoder_layers=2,
 )  # fmt: skip
+
+
+Makers = dict[str, Callable[[], Any]]  # name -> what makes the knob
 
 
 @dataclass(frozen=True)
@@ -101,7 +121,7 @@ def entries() -> tuple[tuple[Tensor, Tensor], ...]:
     )
 
 
-CODECS: dict[str, Callable[[], Any]] = {
+CODECS: Makers = {
     "Float16": lambda: Float16(),
     "BFloat16": lambda: BFloat16(),
     "Fp8": lambda: Fp8(),
@@ -133,7 +153,7 @@ CODECS: dict[str, Callable[[], Any]] = {
 }
 
 
-EVICTIONS: dict[str, Callable[[], Any]] = {
+EVICTIONS: Makers = {
     "Window": lambda: Window(7),
     "StreamingLLM": lambda: StreamingLLM(2, 6),
     "SinkRecent": lambda: SinkRecent(2, 6),
@@ -146,6 +166,48 @@ EVICTIONS: dict[str, Callable[[], Any]] = {
     "LSHMerge": lambda: LSHMerge(9, sinks=1, recent=3),
     "ConsecutiveMerge": lambda: ConsecutiveMerge(9, sinks=1, recent=3),
     "H2O in one layer": lambda: Only(H2O(9), layers=[1]),
+}
+
+
+def _weights(*shapes: tuple[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Small weights of a selection that would be trained, for three layers."""
+    generator = torch.Generator().manual_seed(4)
+    return {name: torch.randn(3, *shape, generator=generator) for name, shape in shapes}
+
+
+def _small_sparq() -> SparQ:
+    selection = SparQ(r=3, k=4)
+    selection.page = 3  # 16 would be more than these evictions keep
+    return selection
+
+
+class InOneLayer(Quest):
+    """The middle layer's queries choose, the others read everything."""
+
+    def at(self, layer: int) -> Quest | None:
+        return self if layer == 1 else None
+
+
+SELECTIONS: Makers = {
+    "LocalWindow": lambda: LocalWindow(4),
+    "LocalWindow, after the prompt": lambda: LocalWindow(4).after_prompt(),
+    "AShape": lambda: AShape(2, 3),
+    "Dilated": lambda: Dilated(3, 2),
+    "Strided": lambda: Strided(4),
+    "FixedColumns": lambda: FixedColumns(5, 1),
+    "Longformer": lambda: Longformer(3, (0, 7)),
+    "BigBird": lambda: BigBird(4, 1, 1, 1),
+    "ByHead": lambda: ByHead([None, AShape(2, 3)]),
+    "Duo": lambda: Duo({(0, 1), (2, 0), (2, 1)}, 2, 3),
+    "TopK": lambda: TopK(3),
+    "Quest": lambda: Quest(3, 1, first=0),
+    "Quest in one layer": lambda: InOneLayer(3, 1, first=0),
+    "SparQ": _small_sparq,
+    "SimHash": lambda: SimHash(16, 5),
+    "LSHSampling": lambda: LSHSampling(3, 6, 1, 3),
+    "Buckets": lambda: Buckets(8, 1, 3),
+    "Indexer": lambda: Indexer(5, _weights(("query", (32, 8)), ("weight", (32, 2)), ("key", (16, 4)))),
+    "Gate": lambda: Gate(1, _weights(("query", (2, 16, 4)), ("key", (2, 24, 4))), page_size=3),
 }
 
 
@@ -187,10 +249,11 @@ def refusal(store: str, codec: str | None, **more: Any) -> str | None:
 HEAD = """\
 # What works together
 
-Every pair below is tried by `tests/test_pairs.py` on a left-padded batch: a prompt, a second chunk, then
-token by token. A pair that works (●) gives the logits that a plain list of entries, each encoded and decoded
-when it is due, gives. A pair that does not is refused when the cache is made, with the sentence that its
-number stands for. This page is written by `python tests/pairs.py`, and a test keeps it true.
+Every pair below is tried by `tests/test_pairs.py`, `test_evictions_pairs.py` or `test_selections_pairs.py` on
+a left-padded batch: a prompt, a second chunk, then single tokens. A pair that works (●) gives the logits of a
+plain list of entries, each encoded and decoded when it is due. A pair that does not is refused when the cache
+is made, with the sentence that its number stands for. This page is written by `python tests/pairs.py`, and a
+test keeps it true.
 
 """
 
@@ -199,6 +262,9 @@ def general(why: str) -> str:
     """A refusal without the codec's name and the numbers of this case."""
     why = re.sub(r"^\w+ (encodes|keeps) (the newest |the first )?\d+", r"A codec that \1 \2n", why)
     why = re.sub(r"^\w+ (would free|cannot choose)", r"An eviction \1", why)
+    why = re.sub(r"^\w+ keeps an index of slots", "A selection by index keeps its slots", why)
+    why = re.sub(r"^\w+ indexes keys", "A selection by index sums up keys", why)
+    why = re.sub(r", and \w+ (turns them|may keep)", r", and this eviction \1", why)
     return re.sub(r"layer \d+", "layer i", why)
 
 
@@ -206,24 +272,47 @@ def page() -> str:
     """The page of the docs."""
     sentences: dict[str, int] = {}
 
-    def table(title: str, first: str, rows: dict[str, dict[str, Any]]) -> list[str]:
-        lines = [f"## {title}", "", f"| {first} | " + " | ".join(STORES) + " |"]
-        lines.append("|---|" + ":-:|" * len(STORES))
-        for name, knobs in rows.items():
-            whys = [refusal(store, **{"codec": None, **knobs}) for store in STORES]
+    def table(
+        title: str, first: str, rows: Makers, columns: dict[str, Callable[[Any], str | None]]
+    ) -> list[str]:
+        lines = [f"## {title}", "", f"| {first} | " + " | ".join(columns) + " |"]
+        lines.append("|---|" + ":-:|" * len(columns))
+        for name, knob in rows.items():
+            whys = [why(knob()) for why in columns.values()]
             numbers = [w and str(sentences.setdefault(general(w), len(sentences) + 1)) for w in whys]
             lines.append(f"| {name} | " + " | ".join(number or "●" for number in numbers) + " |")
         return lines
 
-    lines = table("Stores and codecs", "codec", {codec: {"codec": codec} for codec in CODECS})
-    evictions = {name: {"eviction": eviction()} for name, eviction in EVICTIONS.items()}
-    lines += ["", *table("Stores and evictions", "eviction", evictions)]
+    def stores(knob: str) -> dict[str, Callable[[Any], str | None]]:
+        return {store: lambda x, s=store: refusal(s, **{"codec": None, knob: x}) for store in STORES}  # type: ignore[misc]
+
+    def evictions() -> dict[str, Callable[[Any], str | None]]:
+        made = {name: make() for name, make in EVICTIONS.items()}
+        return {
+            name: lambda x, e=e: refusal("dynamic", None, eviction=e, selection=x)  # type: ignore[misc]
+            for name, e in made.items()
+        }
+
+    codecs: Makers = {name: lambda n=name: n for name in CODECS}  # type: ignore[misc]
+    lines = table("Stores and codecs", "codec", codecs, stores("codec"))
+    lines += ["", *table("Stores and evictions", "eviction", EVICTIONS, stores("eviction"))]
     lines += [
         "",
         "Where a store works with a codec and with an eviction, all three work together; "
         "`tests/test_evictions_pairs.py` tries every triple. A codec of single tokens moves its codes as "
         "they are; one that encodes blocks, or keeps some tokens exact, decodes and encodes anew what an "
         "eviction moves, and every codec what is merged: rounded once more.",
+        "",
+        *table("Stores and selections", "selection", SELECTIONS, stores("selection")),
+        "",
+        *table("Evictions and selections, in a dynamic store", "selection", SELECTIONS, evictions()),
+        "",
+        "Where each two of a store, a codec, an eviction and a selection work together, all four do: "
+        "`tests/test_selections_pairs.py` tries a seeded sample in which every pair with a selection occurs, "
+        "of every codec, too. "
+        "The reference is plain attention over a list of decoded entries, under the same choice as a mask. "
+        "What a codec of single tokens wrote is gathered and decoded entry by entry; where tokens share a "
+        "block, the whole layer is decoded for each choice, and counted so.",
     ]
     lines += ["", *(f"{number}. {why}" for why, number in sentences.items()), ""]
     lines.append(

@@ -75,7 +75,7 @@ def _tiled(pattern: Pattern, asked: Question) -> Read:
         asking = slice(heads.start * group, heads.stop * group)
         for tile in cut:
             k, v = (x[rows, heads].index_select(2, tile.slots) for x in (keys, values))
-            bias = None if view.bias is None else view.bias[rows][..., tile.slots]
+            bias = None if view.bias is None else _bias(view.bias, rows, heads)[..., tile.slots]
             block = q[rows, asking].index_select(2, tile.queries)
             out = attend(block, k, v, tile.mask[None, None], asked.scale, bias=bias)
             read.out[rows, asking].index_copy_(2, tile.queries, out)
@@ -84,6 +84,11 @@ def _tiled(pattern: Pattern, asked: Question) -> Read:
             if read.seen is not None:
                 read.seen[rows, heads][..., tile.queries[:, None], tile.slots] = tile.mask
     return read
+
+
+def _bias(bias: Tensor, rows: slice, heads: slice) -> Tensor:
+    """Of `bias [batch, 1 or kv_heads, slots]` these rows and KV heads."""
+    return bias[rows] if bias.shape[1] == 1 else bias[rows, heads]
 
 
 def _flexed(pattern: Pattern, asked: Question) -> Read:
