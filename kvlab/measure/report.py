@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import tempfile
 import traceback
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def _said(error: BaseException) -> str:
 
 def shown_command(argv: list[str]) -> str:
     """The command line as a reader may repeat it: folders of this machine are left out."""
-    return "python -m kvlab bench " + " ".join(without_paths(word) for word in argv)
+    return "python -m kvlab bench " + shlex.join(without_paths(word) for word in argv)
 
 
 def without_paths(text: str) -> str:
