@@ -259,6 +259,7 @@ def test_three_heads_look_at_the_answer_and_silencing_them_loses_it_here(smollm2
     assert chance(smollm2, ids, " sofa", []) == pytest.approx(0.540, abs=0.003)
     assert chance(smollm2, ids, " sofa", COPYING) == pytest.approx(0.049, abs=0.003)
     before = l01.strongest(l01.previous_scores(maps), 3)
+    assert max(float(maps[at][-1, 12]) for at in before) < 0.01  # they prepare, and hardly look
     with torch.no_grad(), l01.silenced(smollm2, before):
         assert float(read(smollm2, ROUND)[1][26, 3, -1, 12]) == pytest.approx(0.09, abs=0.01)
 
