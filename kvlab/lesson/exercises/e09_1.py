@@ -41,12 +41,14 @@ def alternative(q, k, v, keys, values, slot):
     return torch.einsum("t,td->d", torch.softmax(keys @ q * q.shape[0] ** -0.5 + bias, 0), values)
 
 
-def variant(q, k, v, keys, values, slot, hidden=torch.gt, fill=float("-inf"), first=True, after=False):
+def variant(
+    q, k, v, keys, values, slot, hidden=torch.gt, fill=float("-inf"), first=True, after=False, root=0.5
+):
     write = lambda: (keys.index_copy_(0, slot, k[None]), values.index_copy_(0, slot, v[None]))  # noqa: E731
     if first:
         write()
     hide = hidden(torch.arange(len(keys)), slot)
-    scores = keys @ q / q.shape[0] ** 0.5
+    scores = keys @ q / q.shape[0] ** root
     out = (scores.softmax(0) * ~hide if after else scores.masked_fill(hide, fill).softmax(0)) @ values
     if not first:
         write()
@@ -63,18 +65,15 @@ wrong("It sees the free slots only: hide those after `slot`.", hidden=torch.le)
 wrong("A score of 0 is not hidden, it has weight e⁰: use −inf before the softmax.", fill=0.0)
 wrong("Hidden after the softmax, the weights no longer add up to 1: hide the scores, with −inf.", after=True)
 wrong("Attend after you have written: here the new token's own slot still holds something old.", first=False)
+wrong("You left out the division by √head_dim: the softmax gets too sharp.", root=0)
 
 
-@EXERCISE.mistake(
-    "Right, but you cut the cache at `slot`: the shapes grow. Attend to all slots under a mask."
-)
+@EXERCISE.mistake("Right, but you cut the cache at `slot`: the shapes grow. Read all slots under a mask.")
 def cuts(q, k, v, keys, values, slot):
     n = int(slot) + 1
     return variant(q, k, v, keys, values, slot) + 0 * keys[:n].sum()
 
 
-@EXERCISE.mistake(
-    "Right, but `int(slot)` fetches a number from the device: use `index_copy_` with the tensor."
-)
+@EXERCISE.mistake("Right, but `int(slot)` fetches a number from the device: `index_copy_` takes the tensor.")
 def fetches(q, k, v, keys, values, slot):
     return variant(q, k, v, keys, values, torch.tensor([int(slot)]))

@@ -36,14 +36,13 @@ def alternative(keys, positions, k, position, window):
 
 # The solution, but for where it writes and what it shows.
 def ring(place=lambda p, slots, w, held: p % slots, shows=lambda held, p, w: (held >= 0) & (held > p - w),
-         late=False, forgets=False):  # fmt: skip
+         late=False, forgets=False, silent=False):  # fmt: skip
     def turn(keys, positions, k, position, window):
         before = shows(positions, position, window)
         slot = place(position, len(keys), window, positions)
         keys[slot] = k
-        if not forgets:
-            positions[slot] = position
-        return before if late else shows(positions, position, window)
+        positions[slot] = positions[slot] if forgets else position
+        return None if silent else before if late else shows(positions, position, window)
 
     return turn
 
@@ -78,3 +77,4 @@ wrong("The mask has no window: everything the ring still holds is shown.", shows
 wrong("You make the mask before you write: the token cannot see itself, but it can see the one it replaces.",
       late=True)  # fmt: skip
 wrong("You write the key and not its position: the ledger still names the old token.", forgets=True)
+wrong("Key and position are in place, but nothing is returned: the mask is missing.", silent=True)

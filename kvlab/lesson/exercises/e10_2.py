@@ -71,3 +71,9 @@ wrong("The token at `length` goes, too: it is the first of those that are taken 
       frees=lambda held, n: held > n)  # fmt: skip
 wrong("You free by slot: after a wrap, later slots may hold earlier tokens.",
       frees=lambda held, n: torch.arange(len(held)) >= n)  # fmt: skip
+
+
+@EXERCISE.mistake("You leave the freed slots out: the ring keeps its size, and a free slot holds −1.")
+def shorter(positions, length, window):
+    back()(positions, length, window)
+    return positions[positions < length]

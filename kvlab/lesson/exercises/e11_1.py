@@ -76,4 +76,5 @@ wrong("Your source is causal: a target word sees all of the source, the later wo
 wrong("After `reset` the old source still answers: forget its keys and values there.", forgets=0)
 wrong("You cache the last word of the source only: all of it comes in the first step.", rows=slice(-1, None))
 wrong("You left out the division by √head_dim: the softmax gets too sharp.", scale=1.0)
+wrong("Divide by the root of head_dim, the length of `q`, not of the source's rows.", scale=6**-0.5)
 wrong("Your weights do not add up to one: take the softmax over the source words.", divide=0)
