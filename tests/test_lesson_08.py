@@ -80,13 +80,6 @@ def record(folder: Path) -> Recorded:
     return Recorded("g", read_report(folder / "g.json"))
 
 
-def test_a_gpu_record_is_shown_as_text_and_a_missing_one_says_so(tmp_path: Path) -> None:
-    shown = str(l08.gpu_growth(record(tmp_path)))
-    assert "Recorded on a processor" in shown and "copied 1.0 GB" in shown and "reserved 3.00 GB" in shown
-    missing = NotMeasured("gpu-growth", "not yet")
-    assert l08.gpu_growth(missing) is missing
-
-
 # --- figures --------------------------------------------------------------------------------------------
 
 

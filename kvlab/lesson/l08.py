@@ -103,19 +103,6 @@ def totals(run: Recorded | NotMeasured) -> list[Total]:
     ]
 
 
-def gpu_growth(run: Recorded | NotMeasured) -> str | NotMeasured:
-    """The record of the GPU as text: copied, slowest append, and what PyTorch's allocator had reserved."""
-    if not isinstance(run, Recorded):
-        return run
-    lines = [
-        f"{NAMES[row['store']]:>13}: copied {row['copied_bytes'] / 1e9:,.1f} GB, "
-        f"{1e3 * row['median']:.2f} ms an append, slowest {1e3 * max(row['seconds']):.1f} ms, "
-        f"peak {row['gpu_peak'] / 1e9:.2f} GB, reserved {row['gpu_reserved'] / 1e9:.2f} GB"
-        for row in run.rows
-    ]
-    return "\n".join([run.caption, *lines])
-
-
 def append_points(run: Recorded, name: str, what: str = "median") -> list[tuple[int, float]]:
     """(tokens before, seconds of one append) of one way, without the run over a whole text."""
     way = next(way for way, short in NAMES.items() if short == name)

@@ -160,14 +160,3 @@ def tokens_to_pay_back(run: Recorded, context: int) -> int:
     """After how many tokens the time saved in each step has paid for compiling."""
     times = step_times(run, context)
     return round(first_step(run, context) / (times["dynamic"] - times["compiled"]))
-
-
-def gpu_steps(run: Recorded | NotMeasured) -> str | NotMeasured:
-    """The GPU's record as text: milliseconds of a step, each path and context, batch 1."""
-    if not isinstance(run, Recorded):
-        return run
-    lines = [
-        f"{row['context']:>6,} tokens, {PATHS.get(row['path'], row['path'])}: {1e3 * row['median']:.2f} ms"
-        for row in run.select(batch=1)
-    ]
-    return "\n".join([run.caption, *lines])
