@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import kvlab
 
-from .recorded import NotMeasured, Recorded
+from .recorded import Recorded
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
