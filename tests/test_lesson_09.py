@@ -104,6 +104,15 @@ def test_what_the_lesson_says_of_its_record() -> None:
     assert round(l09.tokens_to_pay_back(run, 128), -3) == 5000
 
 
+def test_what_the_lesson_says_of_512_tokens() -> None:
+    times = {path: f"{1e3 * s:.1f}" for path, s in l09.step_times(recorded("decode-cpu-512"), 512).items()}
+    notebook = Path(__file__).parents[1] / "notebooks" / "09_fixed_shapes.ipynb"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    text = " ".join(" ".join("".join(cell["source"]).split()) for cell in cells)
+    said = "{dynamic} ms growing, {static} static, {compiled} compiled, and {hf-dynamic} for transformers'"
+    assert said.format(**times) in text
+
+
 # --- figures and the widget -----------------------------------------------------------------------------
 
 
