@@ -61,12 +61,14 @@ class Index:
         self.pages = min(self.pages, self.slots // self.page)
         for item in self.items.values():
             item.crop(self.pages)
+        if not self.pages:
+            self.constants = {}  # the next entries are the first again
 
     def keep(self, rows: Tensor) -> None:
         """The entries at `rows [batch, kv_heads, n]` stay. Pages are then others: they are made anew."""
         self.slots = rows.shape[2]
         if self.page > 1 or not self.slots or self.pages < int(rows.max()) + 1:
-            self.items, self.pages = {}, 0
+            self.items, self.constants, self.pages = {}, {}, 0
             return
         for item in self.items.values():
             item.replace(gather_slots(item.read(), rows))
