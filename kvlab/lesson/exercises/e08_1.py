@@ -40,7 +40,7 @@ def run(candidate, heads, capacity, head_dim, chunks):
 
 
 # The class, but for when it refuses, where it writes, whether it cuts or grows, and when it counts.
-def variant(refuse=lambda u, n, room: u + n > room, place=lambda u, *_: u, cut=0, early=0, grow=0):
+def variant(refuse=lambda u, n, room: u + n > room, place=lambda u, *_: u, cut=0, early=0, grow=0, slices=0):
     class Slots:
         def __init__(self, heads, capacity, head_dim):
             self.data, self.used = torch.zeros(heads, capacity, head_dim), 0
@@ -52,8 +52,10 @@ def variant(refuse=lambda u, n, room: u + n > room, place=lambda u, *_: u, cut=0
                 raise ValueError("full")
             n = min(n, room - used) if cut else n
             if grow:
-                self.data = torch.cat((self.data[:, :used], x, self.data[:, used + n :]), dim=1)
+                self.data = torch.cat((self.data[:, :used], x), dim=1)
                 room = self.data.shape[1]
+            if slices:
+                self.data[:, used : used + n] = x
             self.data[:, (place(used, n, room) + torch.arange(n)) % room] = x[:, :n]
             self.used = used + n
 
@@ -68,11 +70,11 @@ def wrong(message, **how):
 
 
 last, never = {"place": lambda used, n, room: min(used, room - n)}, {"refuse": lambda *_: False}
+wrong("Nothing is checked: what does not fit ends in PyTorch's error, not in yours.", **never, slices=1)
 wrong("When it is full you overwrite the last slots: those tokens are lost.", **never, **last)
 wrong("When it is full it starts at slot 0 again: a ring. The oldest tokens are lost.", **never)
 wrong("It grows instead of refusing: `data` is a larger tensor. A capacity is a promise.", **never, grow=1)
 wrong("`used` moves before the check: after a refused chunk it counts tokens that are not there.", early=1)
 wrong("You write every chunk at slot 0: it belongs behind the used ones.", place=lambda *_: 0)
-wrong("You write one slot too far: the first free slot is `self.used`.", place=lambda used, *_: used + 1)
 wrong("You cut off what does not fit: all goes in, or nothing.", refuse=lambda u, _, r: u == r, cut=1)
 wrong("One too strict: the last slot may be used, so refuse only `>`.", refuse=lambda u, n, r: u + n >= r)
