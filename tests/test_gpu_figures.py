@@ -24,6 +24,7 @@ FIGURES: dict[str, Callable] = {
     "quantized": gpu_figures.packed,
     "pages": gpu_figures.pages,
     "prefill": gpu_figures.prompts,
+    "together": gpu_figures.together,
 }
 
 

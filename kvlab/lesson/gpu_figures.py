@@ -106,22 +106,46 @@ def windows(run: Recorded | NotMeasured, here: Recorded | None = None) -> Drawin
     )
 
 
-@styled
 def growth(run: Recorded | NotMeasured, here: Recorded | None = None) -> Drawing | NotMeasured:
-    """Appending token by token: seconds in all, and the most that PyTorch had reserved."""
+    """Appending token by token: milliseconds in all, and the most that PyTorch had reserved."""
+    whats: list[tuple[str, Callable[[Row], float]]] = [
+        ("all appends (ms)", lambda row: 1e3 * row["total_seconds"]),
+        (
+            "reserved at most (GB)",
+            lambda row: (row["gpu_peak_reserved"] or 0) / 1e9,
+        ),  # a CPU reserves nothing
+    ]
+    alt = "time and reserved memory of a growing cache on a GPU: copying, doubling, preallocated"
+    return _bars(run, here, whats, lambda row: row["store"].partition(" ")[0], alt)
+
+
+def together(run: Recorded | NotMeasured, here: Recorded | None = None) -> Drawing | NotMeasured:
+    """Several knobs on one long cache: bytes held, bytes that a step reads, and its time."""
+    whats: list[tuple[str, Callable[[Row], float]]] = [
+        ("held (GB)", lambda row: row["bytes"]["stored"] / 1e9),
+        ("read by a step (GB)", lambda row: row["bytes"]["read"] / 1e9),
+        ("time of one step (ms)", _ms),
+    ]
+    alt = "bytes held, bytes read and time of a step on a GPU: four bits, an eviction, a selection, and all"
+    return _bars(run, here, whats, lambda row: row["way"], alt)
+
+
+@styled
+def _bars(
+    run: Recorded | NotMeasured, here: Recorded | None, whats: Sequence[tuple[str, Callable[[Row], float]]],
+    name: Callable[[Row], str], alt: str,
+) -> Drawing | NotMeasured:  # fmt: skip
+    """A bar for each row of the record, one pair of axes for each of `whats`; stars were measured here."""
     if isinstance(run, NotMeasured) and here is None:
         return run
-    alt = "time and reserved memory of a growing cache on a GPU: copying, doubling, preallocated"
-    figure, axes = drawing(7.4, 2.4, columns=2, alt=alt, sharey=True)
-    whats = (("total_seconds", 1e3, "all appends (ms)"), ("gpu_peak_reserved", 1e-9, "reserved at most (GB)"))
-    for ax, (key, factor, label) in zip(axes, whats, strict=True):
-        for rows, look in ((run.rows if run else [], None), (here.rows if here else [], "*")):
-            names = [row["store"].partition(" ")[0] for row in rows]
-            values = [factor * (row[key] or 0) for row in rows]  # a CPU reserves nothing
-            if look:
-                ax.plot(values, names, look, color=COLOURS[1], markersize=13)
-            else:
-                ax.barh(names, values, color=COLOURS[0])
+    recorded, measured = run.rows if run else [], here.rows if here else []
+    height = 1.3 + 0.3 * max(len(recorded), len(measured))
+    figure, axes = drawing(1.5 + 2.6 * len(whats), height, columns=len(whats), alt=alt, sharey=True)
+    for ax, (label, value) in zip(axes, whats, strict=True):
+        ax.barh([name(row) for row in recorded], [value(row) for row in recorded], color=COLOURS[0])
+        if measured:
+            names, values = [name(row) for row in measured], [value(row) for row in measured]
+            ax.plot(values, names, "*", color=COLOURS[1], markersize=13)
         ax.set_xlabel(label)
     figure.suptitle(_caption(run, here), fontsize=8)
     return figure
