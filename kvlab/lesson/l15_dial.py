@@ -206,23 +206,23 @@ def heard(scene: Scene, s: Setting) -> str:
 
 
 class RankDial(Exhibit):
-    """`.page`, `.basis`, `.keys`, `.values` are the controls, `.button` runs the model."""
+    """`.page`, `.basis`, `.rank_k`, `.rank_v` are the controls, `.button` runs the model."""
 
     def __init__(self, scene: Scene) -> None:
         page, basis, keys, values = FIRST
         dim, self.scene = scene.lm.config.head_dim, scene
         self.page = ToggleButtons(options=list(scene.pages), value=page, description="page")
         self.basis = ToggleButtons(options=BASES, value=basis, description="basis")
-        self.keys = IntSlider(min(keys, dim), min=1, max=dim, description="keys")
-        self.values = IntSlider(min(values, dim), min=1, max=dim, description="values")
+        self.rank_k = IntSlider(min(keys, dim), min=1, max=dim, description="keys")
+        self.rank_v = IntSlider(min(values, dim), min=1, max=dim, description="values")
         self.button = Button(description="decode")
-        controls = (self.page, self.basis, self.keys, self.values)
+        controls = (self.page, self.basis, self.rank_k, self.rank_v)
         scene.hear(self.setting)  # the state that is shown first
         figure = dial_figure(scene, self.setting)
         self.view = live(self._draw(lambda scene, s: redraw(figure, scene, s)), *controls)
         self.heard = live(self._draw(heard), *controls)
         says: HTML = on_click(self.button, self._hear)
-        box = VBox([self.page, self.basis, HBox([self.keys, self.values, self.button])])
+        box = VBox([self.page, self.basis, HBox([self.rank_k, self.rank_v, self.button])])
         super().__init__(
             [box, self.view, self.heard, says],
             title="Rank dial: ranks of keys and values, whose basis, which page",
@@ -231,7 +231,7 @@ class RankDial(Exhibit):
 
     @property
     def setting(self) -> Setting:
-        return Setting(self.page.value, self.basis.value, self.keys.value, self.values.value)
+        return Setting(self.page.value, self.basis.value, self.rank_k.value, self.rank_v.value)
 
     def _draw(self, draw: Callable[[Scene, Setting], Drawing | str]) -> Callable[..., Drawing | str]:
         return lambda *_: draw(self.scene, self.setting)

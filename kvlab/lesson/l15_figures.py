@@ -43,7 +43,7 @@ def energy_figure(taught: Seen, pages: Mapping[str, Seen], rank: int = 16) -> Dr
     words = (
         "energy against rank: most for keys before rotation, least for values; a basis of other text has less"
     )
-    figure, axes = drawing(9.2, 3.3, alt=words, columns=3, sharey=True)
+    figure, axes = drawing(9.2, 3.6, alt=words, columns=3, sharey=True)
     for ax, name in zip(axes, KINDS, strict=True):
         learned = Basis.of(kind(taught, name))
         curves = [("own", Basis.of(kind(pages["docs"], name)).energy(kind(pages["docs"], name)), OWN)]
@@ -62,7 +62,7 @@ def energy_figure(taught: Seen, pages: Mapping[str, Seen], rank: int = 16) -> Dr
     axes[0].set_ylabel("energy that comes back")
     lines = axes[2].lines[::2]
     names = ["its own basis (docs)", "docs, basis of other docs", "story, basis of docs"]
-    axes[2].legend(lines, names, loc="lower right", frameon=False, fontsize=8.5)
+    figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
