@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from said import printed, prose, quality_run, times_said
 from small import CONFIG, ids, model, same
 
 import kvlab
-from kvlab.lesson import l17, l17_figures, l17_widget
+from kvlab.lesson import chart, l17, l17_figures, l17_widget
 from kvlab.lesson.recorded import Recorded, recorded
+from kvlab.measure.quality_stats import each_needle
 from kvlab.model import Decoder
 from kvlab.zoo import SHAPES
 
@@ -152,7 +151,52 @@ def test_what_the_lesson_says_of_its_records() -> None:
 
 
 @pytest.mark.parametrize(
-    ("output", "prose"),
+    ("worse", "better", "said", "beyond"),
+    [
+        ("pattern-window-25", "pattern-sinks-25", "4.2 times as much (1.5 … 12)", True),
+        ("pattern-strided-25", "pattern-sinks-25", "strided 5.4 times (2.4 … 12)", True),
+        ("pattern-columns-25", "pattern-sinks-25", "columns 4.9 times (2.2 … 11)", True),
+        ("pattern-dilated-25", "pattern-sinks-25", "dilated 21 times (10 … 45)", True),
+        ("pattern-bigbird-25", "pattern-sinks-25", "1.8 times (1.1 … 2.9)", True),
+        ("pattern-sinks-25-decode", "pattern-sinks-25", "1.0 times, 0.9 … 1.2", False),
+        ("pattern-window-25-decode", "pattern-window-25", "1.4 times the KL, 0.8 … 2.3", False),
+        ("pattern-sinks-25", "oracle-25", "22 times as high as its KL (10 … 48)", True),
+    ],
+)
+def test_prose_says_how_many_times_the_kl(worse: str, better: str, said: str, beyond: bool) -> None:
+    assert said in prose("17")
+    times_said(worse, better, said, beyond)
+
+
+def test_what_the_lesson_says_of_needles() -> None:
+    judged = chart.points(quality_run())
+    patterns = {method: judged[method] for method in l17.RECORDED.values() if method != "oracle-25"}
+    assert min(patterns.values(), key=lambda p: p.interval.mean).method == "pattern-sinks-25"
+    assert round(judged["pattern-sinks-25"].interval.mean, 2) == 0.16
+    assert max(p.right for p in patterns.values()) == 4 and judged["oracle-25"].right == 15
+    assert round(max(p.copied for p in patterns.values()), 2) == 0.14
+    assert (judged["full"].right, round(judged["full"].copied, 2)) == (14, 0.58)
+    assert all(0.19 < p.read < 0.28 for p in patterns.values())
+
+
+def test_with_sinks_only_the_needles_of_the_last_sixth_are_found() -> None:
+    """Depths as `haystack` puts them: row by row deeper, the three needles a third of the page apart."""
+    key = [(row + 0.5) / 8 for row in range(8)]
+    city = [((row + 0.5) / 8 + (1 + row % 2) / 3) % 1 for row in range(8)]
+    hits = each_needle(chart.row(quality_run(), "pattern-sinks-25")["needles"])
+    assert hits == [int(depth > 5 / 6) for depth in (*key, *city)]
+
+
+def test_the_figure_of_losses_plots_the_record() -> None:
+    judged = chart.points(quality_run())
+    kl, needles = l17_figures.losses_figure(judged, ("pattern-sinks-25", 0.1)).axes
+    assert [float(line.get_xdata()[0]) for line in kl.lines if line.get_marker() == "*"] == [0.1]
+    dots = [float(line.get_xdata()[0]) for line in needles.lines if line.get_marker() == "o"]
+    assert dots == [judged[method].right for method in l17.RECORDED.values()]
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
     [
         ("window: 0.51 of the attention", "lift that from .51 to .85"),
         ("sinks + recent: 0.85 of the attention", "with four sinks .85"),
@@ -169,16 +213,8 @@ def test_what_the_lesson_says_of_its_records() -> None:
         ("after layers 1, 2, 3, 10: [7, 14, 21, 70]", "exactly 7 positions further"),
     ],
 )
-def test_prose_says_what_the_cells_have_printed(output: str, prose: str) -> None:
+def test_prose_says_what_the_cells_have_printed(output: str, said: str) -> None:
     """The outputs themselves are compared anew by nbval; here, that the sentences follow them."""
-    path = Path(__file__).parents[1] / "notebooks" / "17_fixed_patterns.ipynb"
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    printed = "".join(
-        "".join(out.get("text", ""))
-        for c in cells
-        for out in c.get("outputs", [])
-        if out["output_type"] == "stream"
-    )
-    text = " ".join(" ".join("".join(c["source"]).split()) for c in cells if c["cell_type"] == "markdown")
-    assert output in printed and prose in text
-    assert printed.count("pass key: lost") == len(l17.PATTERNS) and printed.count("pass key: found") == 1
+    assert output in printed("17") and said in prose("17")
+    assert printed("17").count("pass key: lost") == len(l17.PATTERNS)
+    assert printed("17").count("pass key: found") == 1

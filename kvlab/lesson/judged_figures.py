@@ -90,7 +90,8 @@ def price_figure(
         axes[2].set_title("random tokens copied", fontsize=10)
     for ax in axes:
         _cost_axis(ax, cost, full)
-    figure.supxlabel(COSTS[cost], fontsize=10)
+    for ax in axes[1:2] if copying else axes:
+        ax.set_xlabel(COSTS[cost])
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, fontsize=8.5, loc="outside lower center", ncols=5)
     return figure

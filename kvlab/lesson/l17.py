@@ -152,6 +152,20 @@ def layer_reads(config: Config, tokens: int) -> dict[str, tuple[int, int]]:
 # --- recorded runs ------------------------------------------------------------------------------------------
 
 
+# a row of the figure -> method of the quality run; each reads a quarter of the prompt's entries
+RECORDED = {
+    "window": "pattern-window-25",
+    "window, prompt in full": "pattern-window-25-decode",
+    "sinks + recent": "pattern-sinks-25",
+    "the same, prompt in full": "pattern-sinks-25-decode",
+    "dilated": "pattern-dilated-25",
+    "strided": "pattern-strided-25",
+    "columns": "pattern-columns-25",
+    "BigBird": "pattern-bigbird-25",
+    "the best entries (oracle)": "oracle-25",
+}
+
+
 def prompt_lengths(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """The lengths of the prompts that the bench recorded."""
     return sorted({row["tokens"] for row in rows if row["kind"] == "prefill"})

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import ListedColormap
 
+from .chart_points import Point
 from .figures import as_array
-from .l17 import times_dense
+from .judged_figures import rows_figure
+from .l17 import RECORDED, times_dense
 from .recorded import Recorded
 from .style import (
     ATTENTION,
@@ -182,3 +184,10 @@ def speed_figure(run: Recorded, tokens: Sequence[int]) -> Drawing:
         ax.set_xlabel("times faster than dense")
     axes[0].invert_yaxis()  # shared: once for all
     return figure
+
+
+def losses_figure(found: Mapping[str, Point], star: tuple[str, float] | None = None) -> Drawing:
+    """Recorded KL and needles, a row a pattern. star: (method, the KL of one text measured now)."""
+    rows = {name: found[method] for name, method in RECORDED.items()}
+    words = "KL and needles of fixed patterns: lowest with sinks and recent tokens, and all lose most needles"
+    return rows_figure({"": rows}, found["full"], words, star)
