@@ -9,7 +9,7 @@ import torch
 
 import kvlab
 from kvlab import KIVI, Quantize, cli
-from kvlab.lesson import exercise, l12, l12_dial, l12_figures
+from kvlab.lesson import chart, exercise, l12, l12_dial, l12_figures
 from kvlab.lesson.recorded import Recorded, recorded
 from kvlab.measure.report import Report, read_report
 from kvlab.model import Decoder
@@ -226,8 +226,10 @@ def test_the_breaking_figure_plots_the_record_with_its_intervals() -> None:
     assert right.lines[0].get_ydata().tolist() == [0.5] * 3
     assert float(left.lines[-1].get_ydata()[0]) == 0.15
     bar = left.containers[0].lines[2][0].get_segments()[0]  # of four bits, by channel
-    assert bar[:, 1].tolist() == pytest.approx([l12.kl(run, "channel-4").low, l12.kl(run, "channel-4").high])
-    assert "KL 0.0500" in l12.summary(_agreeing(run), ["kivi-4"])
+    assert bar[:, 1].tolist() == pytest.approx(
+        [chart.kl(run, "channel-4").low, chart.kl(run, "channel-4").high]
+    )
+    assert "KL 0.0500" in chart.summary(_agreeing(run), ["kivi-4"])
 
 
 def _agreeing(run: Recorded) -> Recorded:
@@ -238,44 +240,40 @@ def _agreeing(run: Recorded) -> Recorded:
 
 # --- what the lesson says -----------------------------------------------------------------------------------
 
-ON_BOTH = [
+WORSE = [
+    ("token-4", "kivi-4"),
     ("token-2", "kivi-2"),
     ("channel-4", "kivi-4"),
     ("channel-4", "channel-4-sink"),
-    ("kivi-4", "channel-4-sink"),
+    ("kivi-2", "kivi-2-sink"),
 ]
-ON_GEMMA = [("token-4", "kivi-4"), ("kivi-2", "kivi-2-sink")]
-RUN = recorded("quality-quantization")
+RUN = recorded("quality")
+RUNS = {chart.SMOL: RUN, chart.GEMMA: recorded("quality-quantization")}
 
 
-@pytest.mark.parametrize("model", ["smollm2-135m", "gemma3-270m"])
-@pytest.mark.parametrize(("worse", "better"), ON_BOTH)
+@pytest.mark.parametrize("model", [chart.SMOL, chart.GEMMA])
+@pytest.mark.parametrize(("worse", "better"), WORSE)
 def test_what_is_worse_is_worse_beyond_chance_on_both_models(worse: str, better: str, model: str) -> None:
-    assert isinstance(RUN, Recorded)
-    assert len(l12.row(RUN, worse, model)["kl"]) >= 5
-    assert (
-        l12.row(RUN, worse, model)["source"]["settings"] == l12.row(RUN, better, model)["source"]["settings"]
-    )
-    assert l12.more(RUN, worse, better, model).low > 1
-
-
-@pytest.mark.parametrize(("worse", "better"), ON_GEMMA)
-def test_what_the_lesson_calls_beyond_chance_on_gemma_only(worse: str, better: str) -> None:
-    assert isinstance(RUN, Recorded)
-    here = l12.more(RUN, worse, better)
-    assert l12.more(RUN, worse, better, "gemma3-270m").low > 1
-    assert here.low < 1 < here.mean
+    run = RUNS[model]
+    assert isinstance(run, Recorded)
+    rows = [chart.row(run, name, model) for name in (worse, better)]
+    assert all(len(row["kl"]) >= 5 for row in rows)
+    ways = [{n: v for n, v in row["source"]["settings"].items() if n != "evaluations"} for row in rows]
+    assert ways[0] == ways[1]
+    assert chart.more(run, worse, better, model).low > 1
 
 
 def test_needles_go_at_two_bits() -> None:
     assert isinstance(RUN, Recorded)
-    found = {name: sum(l12.needle_hits(RUN, name)) for name in ("full", "token-3", "token-2", "kivi-2")}
-    assert found == {"full": 12, "token-3": 11, "token-2": 0, "kivi-2": 6}
-    assert l12.needles(RUN, "token-2").high < l12.needles(RUN, "full").low
-    assert l12.needles(RUN, "token-2").high < l12.needles(RUN, "token-3").low
-    assert l12.needles(RUN, "kivi-2").high > l12.needles(RUN, "full").low, "16 needles are few"
-    assert l12.more(RUN, "swapped-2", "kivi-2").low > 1
-    assert l12.more(RUN, "fp8", "int8").low > 1
+    found = {name: sum(chart.needle_hits(RUN, name)) for name in ("full", "token-3", "token-2", "kivi-2")}
+    assert found == {"full": 14, "token-3": 13, "token-2": 0, "kivi-2": 2}
+    assert max(chart.needles(RUN, name).high for name in ("token-2", "kivi-2")) < 0.5
+    for name in ("full", "token-3", "kivi-3", "token-4", "kivi-4"):
+        assert chart.needles(RUN, name).low > chart.needles(RUN, "kivi-2").high, name
+    assert chart.more(RUN, "swapped-2", "kivi-2").low > 1
+    assert chart.more(RUN, "fp8", "int8").low > 1
+    assert chart.more(RUN, "token-4", "kivi-4").mean > 2 and chart.more(RUN, "token-2", "kivi-2").mean > 3
+    assert all(chart.more(run, "kivi-4", "channel-4-sink", model).low > 1 for model, run in RUNS.items())
 
 
 def test_the_record_comes_from_a_clean_checkout() -> None:
@@ -294,7 +292,7 @@ def test_again_measures_the_recorded_text(
     first = run.rows[0]["kl"][0]
     assert l12.again(tiny, run, "int8", kvlab.Int8()) == pytest.approx(first, rel=1e-2)
     run.rows[0]["needles"] = {"64": {"key": [1, 0], "two": [0, 0]}}
-    assert "2 texts of 128 tokens and 16 further ones; 4 needles" in l12.settings(run, "int8", "tiny")
+    assert "2 texts of 128 tokens and 16 further ones; 4 needles" in chart.settings(run, "int8", "tiny")
 
 
 @pytest.mark.weights

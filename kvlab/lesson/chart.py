@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .chart_labels import place_names
 from .chart_points import GEMMA as GEMMA
 from .chart_points import SMOL as SMOL
@@ -126,7 +128,8 @@ def _cost_axis(ax: Axes, full: Point, cost: str) -> None:
         names = ["12.5", "25", "50", "100"]
     ax.set_xticks([top / n for n in shares.values()], names)
     ax.minorticks_off()
-    ax.margins(x=0.12)
+    dots = [float(x) for c in ax.collections for x, _ in np.asarray(c.get_offsets())]
+    ax.set_xlim(0.45 * min(dots), 1.3 * max([*dots, top]))  # names of the cheapest stand to their left
     ax.set_xlabel(AXIS[cost])
 
 
@@ -138,7 +141,7 @@ def _loss_axes(axes: Sequence[Axes], full: Point) -> None:
     left.minorticks_off()
     left.set_title("KL from the full cache (nats a token)", fontsize=10)
     right.axhline(full.found.mean, color=QUIET, linewidth=1, linestyle=(0, (1, 2)))
-    right.text(0.01, full.found.mean + 0.01, "full cache", color=QUIET, fontsize=8.5,
+    right.text(0.99, full.found.mean + 0.01, "full cache", color=QUIET, fontsize=8.5, ha="right",
                transform=right.get_yaxis_transform())  # fmt: skip
     right.set_ylim(-0.06, 1.06)
     right.set_title(f"needles found, of {full.asked}", fontsize=10)

@@ -34,11 +34,12 @@ def place_names(
 
     left, bottom, width, height = (float(size) * 72 / figure.dpi for size in ax.bbox.bounds)
     edges = (left, bottom, left + width, bottom + height)
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in (points(*dot) for dot in dots)]
-    halo = withStroke(linewidth=2, foreground=BACKGROUND)
+    named = [(x, y) for x, y, _, _ in names] * 4  # a name should cover a few dots rather than one of these
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in (points(*dot) for dot in (*dots, *named))]
+    halo = withStroke(linewidth=1.5, foreground=BACKGROUND)
     for x, y, text, colour in names:
         dx, dy, box = _freest(*points(x, y), 0.56 * SIZE * len(text), taken, edges)
-        taken += [box] * 4  # another name must not be covered; rather a few dots
+        taken += [box] * 4
         ax.annotate(
             text, (x, y), (dx, dy), textcoords="offset points", fontsize=SIZE, color=colour, va="center",
             ha="left" if dx >= 0 else "right", zorder=6, path_effects=[halo],
@@ -48,7 +49,7 @@ def place_names(
 def _freest(x: float, y: float, width: float, taken: Sequence[Box], edges: Box) -> tuple[float, float, Box]:
     """The offset of a text of this width that covers the least, nearest first; and the box that it takes."""
     places: list[tuple[int, int, tuple[float, float, Box]]] = []
-    for far in range(3):
+    for far in range(4):
         for side, up in SIDES if far else SIDES[:2]:
             dx, dy = side * 7.0, up * 10.0 * far
             left = x + dx - (width if side < 0 else 0)

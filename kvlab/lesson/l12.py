@@ -18,11 +18,7 @@ from kvlab.stores.stream import GrowingStream
 
 from .chart_points import kl as kl
 from .chart_points import more as more
-from .chart_points import needle_hits as needle_hits
-from .chart_points import needles as needles
 from .chart_points import row as row
-from .chart_points import settings as settings
-from .chart_points import summary as summary
 from .recorded import Recorded
 
 if TYPE_CHECKING:
@@ -231,8 +227,7 @@ def _entering(lm: Decoder, prompt: Prompt, further: Tensor, codec: CodecPair) ->
 
 def again(lm: Decoder, run: Recorded, method: str, codec: CodecPair) -> float:
     """The KL of the first recorded text, measured here."""
-    s = row(run, method, lm.config.name)["source"][
-        "settings"
-    ]  # another Python brings a slightly different corpus
+    s = row(run, method, lm.config.name)["source"]["settings"]
+    # Another Python brings a slightly different corpus.
     ids = windows(lm, s["offsets"], s["tokens"] + s["further"])[:1]
     return compare(lm, ids[:, : s["tokens"]], ids[:, s["tokens"] :], {"": codec})[""]["kl"][0]

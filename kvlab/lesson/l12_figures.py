@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .chart_points import kl, needles
 from .figures import Line, curves
-from .l12 import BITS, kl, loudness, needles
+from .l12 import BITS, loudness
 from .recorded import Recorded
 from .style import (
     BLUE,
