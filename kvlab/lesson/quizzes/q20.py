@@ -13,10 +13,10 @@ QUIZ = [
         answer="none",
     ),
     Item(
-        "Why does KIVI with Quest read everything in this package?",
+        "Why does Quest save so little with KIVI in this package?",
         {
             "its keys are coded in blocks of 32 tokens": "A scale is shared by 32 tokens, so single entries "
-            "cannot be read; the package then decodes the whole stream. Codes by token can be gathered.",
+            "cannot be read; the package then decodes all keys. Codes by token can be gathered.",
             "Quest's bounds need the exact keys": "They are made once for each page and kept.",
             "four bits are too few to choose": "The bounds choose, and they are not coded.",
         },
