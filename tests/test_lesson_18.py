@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
-
 import pytest
 import torch
+from said import printed, prose, quality_run, times_said
 from small import model
 
 import kvlab
-from kvlab.lesson import chart_points, l16, l18, l18_figures, l18_runs, l18_widget
+from kvlab.lesson import chart, l16, l18, l18_figures, l18_runs, l18_widget
 from kvlab.lesson.recorded import Recorded, recorded
 from kvlab.model import Decoder
 
@@ -162,38 +159,77 @@ def test_figures_plot_their_data() -> None:
 # --- the records -----------------------------------------------------------------------------------------
 
 
-def test_what_the_lesson_says_of_its_records() -> None:
-    speed, run = recorded("sparse-cpu"), recorded("quality-selection")
-    assert isinstance(speed, Recorded) and isinstance(run, Recorded)
+def test_what_the_lesson_says_of_speed() -> None:
+    speed = recorded("sparse-cpu")
+    assert isinstance(speed, Recorded)
     times = {name: round(ratio, 2) for name, ratio in l18_runs.times_dense(speed, 32768).items()}
     assert (times["masked, all read"], times["pages gathered"]) == (0.97, 3.25)
     assert round(times["tokens gathered"], 1) == round(times["pages scored, gathered"], 1) == 2.1
     assert round(times["pages of 64 scored, gathered"], 1) == 2.9
     (ax, *_) = l18_figures.speed_figure(times, "").axes
     assert [bar.get_width() for bar in ax.patches] == list(times.values())
-    found = {p.name: p for p in l18_runs.points(run)}
-    assert (found["SparQ"].right, found["Quest"].right, found["SimHash"].right) == (6, 1, 5)
-    assert all(p.asked == 8 for p in found.values()) and found["oracle top-k"].right == 8
-    assert round(found["SparQ"].read, 2) == 0.27 and round(found["SparQ"].interval.mean, 2) == 0.04
-    assert min(found.values(), key=lambda p: p.read).name == "SimHash"
-    assert 9 < found["SimHash"].interval.mean / found["SparQ"].interval.mean < 11
-    below = {name for name, p in found.items() if p.interval.mean and p.interval.low < 0.005}
-    assert below == {"Quest", "4 sinks + recent"} and all(found[name].interval.low < 0 for name in below)
-    left, right = l18_figures.price_figure(list(found.values()), ("SparQ", 0.03)).axes
-    assert [line.get_ydata()[0] for line in left.lines if line.get_marker() == "*"] == [0.03]
-    shown = [line.get_ydata()[0] for line in right.lines if line.get_marker() in "os"]
-    assert shown == [p.right for p in found.values() if p.interval.mean]
 
 
-def test_evictions_at_a_quarter_found_what_the_lesson_says() -> None:
-    run = recorded("quality-eviction")
-    assert isinstance(run, Recorded)
-    hits = {name: chart_points.needle_hits(run, name) for name in ("full", "snapkv-25", "h2o-25")}
-    assert [sum(one) for one in hits.values()] == [12, 1, 0] and len(hits["full"]) == 16
+@pytest.fixture(scope="module")
+def judged() -> dict[str, chart.Point]:
+    return chart.points(quality_run())
 
 
 @pytest.mark.parametrize(
-    ("output", "prose"),
+    ("worse", "better", "said", "beyond"),
+    [
+        ("sparq-16-12.5", "topk-12.5", "1.7 times the oracle's at the same budget (0.8 … 3.3", False),
+        ("sparq-8-12.5", "sparq-16-12.5", "1.9 times as high (1.3 … 2.8)", True),
+        ("quest-12.5", "sparq-16-12.5", "9.5 times as high (4.6 … 20)", True),
+        ("quest-25", "sparq-16-12.5", "at 2.9 times SparQ's KL (1.6 … 5.4)", True),
+        ("simhash-128-12.5", "sparq-16-12.5", "5.4 times SparQ's KL (3.4 … 8.6)", True),
+        ("topk-2", "topk-12.5", "12 times as high as with an eighth (9 … 15)", True),
+        ("quest-25", "snapkv-25", "1.6 times SnapKV's (0.6 … 4.5)", False),
+        ("snapkv-25", "oracle-25", "10 times the oracle's (5 … 20)", True),
+        ("duo-random-half", "duo-half", "2.3 times the KL (2.0 … 2.6)", True),
+    ],
+)
+def test_prose_says_how_many_times_the_kl(worse: str, better: str, said: str, beyond: bool) -> None:
+    assert said in prose("18")
+    times_said(worse, better, said, beyond)
+
+
+def test_what_the_lesson_says_of_bytes_needles_and_copying(judged: dict[str, chart.Point]) -> None:
+    full = judged["full"]
+    assert len(judged["quest-25"].kl) == 5 and (full.right, full.asked) == (14, 16)
+    right = {name: p.right for name, p in judged.items()}
+    names = ("sparq-16-12.5", "quest-25", "quest-12.5", "simhash-128-12.5", "topk-2")
+    assert [right[name] for name in names] == [14, 8, 4, 11, 12]
+    evicted = ("snapkv-25", "h2o-25", "tova-25", "oracle-25")
+    assert [right[name] for name in evicted] == [2, 1, 0, 15]
+    read = {name: round(100 * p.read) for name, p in judged.items()}
+    assert [read[name] for name in ("sparq-16-12.5", "topk-12.5", "quest-12.5", "simhash-128-12.5")] == [
+        26, 62, 25, 18,
+    ]  # fmt: skip
+    assert (round(judged["snapkv-25"].stored), round(full.stored)) == (5850, 23040)
+    assert round(judged["quest-25"].stored) == 24384 and round(judged["sparq-16-12.5"].stored) == 34560
+    copied = {name: round(p.copied, 2) for name, p in judged.items()}
+    names = ("topk-12.5", "sparq-16-12.5", "quest-25", "quest-12.5", "simhash-128-12.5", "duo-half")
+    assert [copied[name] for name in names] == [0.51, 0.48, 0.11, 0.11, 0.02, 0.54]
+    assert (copied["full"], copied["duo-random-half"], copied["pattern-sinks-25"]) == (0.58, 0.10, 0.01)
+    assert (right["duo-half"], right["duo-random-half"]) == (13, 7)
+    assert read["duo-half"] == read["duo-random-half"] == 56
+    assert (read["lsh-6-30"], read["lsh-8-75"], read["buckets-16-4"]) == (62, 88, 74)
+    assert right["lsh-6-30"] == right["lsh-8-75"] == 12 and right["buckets-16-4"] == 2
+    assert 0.46 < copied["lsh-8-75"] <= copied["lsh-6-30"] < 0.49
+
+
+def test_the_figure_of_losses_plots_the_record(judged: dict[str, chart.Point]) -> None:
+    kl, needles, copying = l18_figures.losses_figure(judged, ("sparq-16-12.5", 0.03)).axes
+    assert [line.get_ydata()[0] for line in kl.lines if line.get_marker() == "*"] == [0.03]
+    for ax, of in ((needles, "right"), (copying, "copied")):
+        drawn = [line.get_ydata().tolist() for line in ax.lines if line.get_marker() in "os^"]
+        families = l18_runs.families(judged).values()
+        assert drawn == [[getattr(p, of) for p in points] for points in families]
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
     [
         ("median of all: 24", "In half of all cases 24 entries of about 500"),
         ("median, layers 0 and 1: 154", "spread wide (median 154)"),
@@ -224,14 +260,9 @@ def test_evictions_at_a_quarter_found_what_the_lesson_says() -> None:
         ("H2O, 66: lost", "What was dropped cannot come back"),
     ],
 )
-def test_prose_says_what_the_cells_have_printed(output: str, prose: str) -> None:
+def test_prose_says_what_the_cells_have_printed(output: str, said: str) -> None:
     """The outputs themselves are compared anew by nbval; here, that the sentences follow them."""
-    path = Path(__file__).parents[1] / "notebooks" / "18_dynamic_sparse_attention.ipynb"
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    outs = [out for c in cells for out in c.get("outputs", []) if out["output_type"] == "stream"]
-    printed = " ".join("".join("".join(out["text"]) for out in outs).split())
-    text = " ".join(" ".join("".join(c["source"]).split()) for c in cells if c["cell_type"] == "markdown")
-    assert output in re.sub(r"\s+", " ", printed) and prose in text
+    assert output in printed("18") and said in prose("18")
 
 
 @pytest.mark.weights

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from said import prose, quality_run, times_said
 
 import kvlab
 from kvlab.learned import Capture
-from kvlab.lesson import l19, l19_figures, l19_pupil
-from kvlab.lesson.recorded import Recorded, recorded
+from kvlab.lesson import chart, l19, l19_figures, l19_pupil
 from kvlab.lesson.style import BLUE, RUST
-from kvlab.measure.quality_stats import times
 from kvlab.model import Decoder
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -90,21 +89,40 @@ def test_what_the_lesson_says_of_its_record() -> None:
     assert made["parameters"] == 2_465_280 and made["recipe"]["steps"] == 400 and l19.recipe().width == 0.1
 
 
+@pytest.mark.parametrize(
+    ("worse", "better", "said", "beyond"),
+    [
+        ("quest-12.5", "indexer-12.5", "5.7 times the indexer's (2.5 … 13)", True),
+        ("quest-25", "indexer-25", "4.9 times (2.8 … 8.7)", True),
+        ("gate-25", "quest-25", "1.1 times with a quarter, 0.7 … 2.0", False),
+        ("indexer-12.5", "sparq-16-12.5", "1.7 times SparQ's (1.1 … 2.6", True),
+    ],
+)
+def test_prose_says_how_many_times_the_kl(worse: str, better: str, said: str, beyond: bool) -> None:
+    assert said in prose("19")
+    times_said(worse, better, said, beyond)
+
+
 def test_what_the_lesson_says_is_lost() -> None:
-    run = recorded("quality-learned")
-    assert isinstance(run, Recorded)
-    found = {name: (kl, needles) for name, kl, _, _, needles in l19.losses(run)}
-    assert 6 < found["quest-12.5"][0] / found["indexer-12.5"][0] < 7
-    kls = {row["method"]: row["kl"] for row in run.rows}
-    assert times(kls["quest-12.5"], kls["indexer-12.5"]).low > 3  # five texts
-    assert times(kls["indexer-5"], kls["indexer-12.5"]).low > 1
-    assert times(kls["indexer-12.5"], kls["topk-12.5"]).low > 1
-    gate, quest = found["gate-25"], found["quest-25"]
-    assert 0.7 < gate[0] / quest[0] < 1.4 and (gate[1], quest[1]) == (0, 8)
-    names = "topk-12.5", "indexer-25", "indexer-12.5", "quest-12.5", "gate-12.5"
-    assert [found[name][1] for name in names] == [14, 10, 2, 4, 0]
-    full = run.select(method="full")[0]["needles"]["512"]
-    assert sum(map(sum, full.values())) == 14
+    found = chart.points(quality_run())
+    names = "full", "topk-12.5", "indexer-25", "indexer-12.5", "quest-12.5", "sparq-16-12.5"
+    assert [found[name].right for name in names] == [14, 14, 10, 2, 4, 14]
+    assert found["gate-12.5"].right == found["gate-25"].right == 0
+    assert max(found[f"indexer-{share}"].copied for share in ("5", "12.5", "25")) < 0.03
+    assert round(found["sparq-16-12.5"].copied, 2) == 0.48
+    assert [round(100 * found[name].read) for name in ("sparq-16-12.5", "indexer-12.5")] == [26, 28]
+    index = 30 * 32 * 2  # layers, numbers, bytes
+    assert round(found["sparq-16-12.5"].stored) == 34_560 and 23_040 + index == 24_960
+    weights = 4 * 2_465_280 / 5 / 512  # float32, a fifth for each text
+    assert round(found["indexer-25"].stored) == round(24_960 + weights)
+
+
+def test_the_figure_of_losses_plots_the_record() -> None:
+    found = chart.points(quality_run())
+    kl, needles, _ = l19_figures.losses_figure(found, ("indexer-12.5", 0.1)).axes
+    assert [line.get_ydata()[0] for line in kl.lines if line.get_marker() == "*"] == [0.1]
+    drawn = [line.get_ydata().tolist() for line in needles.lines if line.get_marker() in "os^"]
+    assert drawn == [[p.right for p in points] for points in l19.families(found).values()]
 
 
 @pytest.mark.weights

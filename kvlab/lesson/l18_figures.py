@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from .chart_points import Point
 from .figures import as_array
-from .l18_runs import Point
+from .judged_figures import price_figure
+from .l18_runs import families
 from .style import (
     ATTENTION,
     BLUE,
-    COLOURS,
     GREEN,
-    INK,
     MEASURED,
     QUIET,
     RUST,
@@ -94,34 +94,10 @@ def copying_figure(scores: Any, chosen: Sequence[tuple[int, int]], group: int) -
     return figure
 
 
-@styled
-def price_figure(found: Sequence[Point], live: tuple[str, float]) -> Drawing:
-    """Bytes read against what is lost: KL with its interval, and needles. The star is measured here."""
-    alt = "bytes read against KL and needles found"
-    figure, (left, right) = drawing(8.6, 3.9, alt=alt, columns=2, sharex=True)
-    shown = [p for p in found if p.interval.mean > 0]
-    for i, p in enumerate(shown):
-        colour, mark = COLOURS[i % len(COLOURS)], "os"[i // len(COLOURS)]
-        k = p.interval
-        spread = [[k.mean - max(k.low, 0.005)], [k.high - k.mean]]
-        left.errorbar(100 * p.read, k.mean, yerr=spread, fmt=mark, color=colour, capsize=2, label=p.name)
-        right.plot(100 * p.read, p.right, mark, color=colour)
-        if p.name == live[0]:
-            left.plot(100 * p.read, live[1], "*", color=INK, markersize=11, zorder=5)
-    left.set_yscale("log")
-    left.set_ylim(0.005, 3)
-    left.set_yticks([0.01, 0.1, 1], [".01", ".1", "1"])
-    left.minorticks_off()
-    left.set_ylabel("KL, nats a token")
-    right.axhline(shown[0].asked, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
-    right.set_ylabel(f"needles found, of {shown[0].asked}")
-    right.set_ylim(-0.5, shown[0].asked + 0.7)
-    for ax in (left, right):
-        ax.set_xlabel("% of the full cache's bytes read")
-        ax.set_xlim(0, 100)
-    figure.legend(*left.get_legend_handles_labels(), frameon=False, fontsize=8.5, loc="outside lower center",
-                  ncols=4)  # fmt: skip
-    return figure
+def losses_figure(found: Mapping[str, Point], star: tuple[str, float] | None = None) -> Drawing:
+    """Bytes read against KL, needles and copying. star: (method, the KL of one text measured now)."""
+    words = "bytes read a step against KL, needles found and tokens copied, for all dynamic choices"
+    return price_figure(families(found), found["full"], words, "read", star)
 
 
 @styled

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,12 +13,11 @@ from torch import Tensor
 import kvlab
 from kvlab.eviction import Eviction
 from kvlab.measure.clock import alternate, once
-from kvlab.measure.quality_stats import each_needle
 from kvlab.measure.sparse import DENSE, Layer, decode_ways
 from kvlab.selection import Selection
 from kvlab.zoo import SHAPES
 
-from .judged_points import Judged, kl_of_first_text
+from .chart_points import Point
 from .l16 import PROMPT
 from .recorded import Recorded
 
@@ -67,11 +66,6 @@ def answer(lm: Decoder, selection: Selection | None = None, eviction: Eviction |
     return lm.tokenizer.decode(said)
 
 
-def kl_here(lm: Decoder, selection: Selection) -> float:
-    """KL on the first text of the recorded run, token by token through a real cache."""
-    return kl_of_first_text(lm, {"it": {"selection": selection}}, further=32)["it"]
-
-
 def speeds_here(tokens: int, rounds: int) -> dict[str, float]:
     """Way -> times as fast as dense, by the medians of one layer's decode attention, on one thread."""
     cpu = torch.device("cpu")
@@ -87,31 +81,24 @@ def speeds_here(tokens: int, rounds: int) -> dict[str, float]:
 
 # --- recorded runs ----------------------------------------------------------------------------------------
 
-NAMES = {
-    "full": "everything", "topk-12.5": "oracle top-k", "quest-25": "Quest", "sparq-16-12.5": "SparQ",
-    "simhash-128-12.5": "SimHash", "lsh-6-30": "LSH sampling", "buckets-16-4": "Reformer's buckets",
-    "duo-half": "Duo, half of the heads", "pattern-sinks-25": "4 sinks + recent",
-}  # fmt: skip
+# name in the figure -> methods of the quality run, fewer bytes first
+FAMILIES = {
+    "oracle top-k": ("topk-2", "topk-12.5", "oracle-25"),
+    "Quest": ("quest-12.5", "quest-25"),
+    "SparQ": ("sparq-8-12.5", "sparq-16-12.5"),
+    "SimHash": ("simhash-32-12.5", "simhash-128-12.5", "simhash-512-12.5"),
+    "LSH sampling": ("lsh-6-30", "lsh-8-75"),
+    "Reformer's buckets": ("buckets-16-4",),
+    "Duo, heads that copy": ("duo-quarter", "duo-half"),
+    "Duo, random heads": ("duo-random-half",),
+    "4 sinks + recent": ("pattern-sinks-25",),
+    "the same, prompt in full": ("pattern-sinks-25-decode",),
+}
 
 
-@dataclass(frozen=True)
-class Point(Judged):
-    """One method of NAMES, as it was recorded."""
-
-    read: float  # bytes that a token read, over those of the full cache
-
-
-def points(run: Recorded) -> list[Point]:
-    """The methods of this lesson, smallest KL first."""
-    (full,) = run.select(method="full")
-    whole = full["bytes"]["read"]
-    found = [_point(row, whole) for row in run.rows if row["method"] in NAMES]
-    return sorted(found, key=lambda p: p.interval.mean)
-
-
-def _point(row: Mapping[str, Any], whole: float) -> Point:
-    right = each_needle(row["needles"])
-    return Point(NAMES[row["method"]], row["kl"], sum(right), len(right), row["bytes"]["read"] / whole)
+def families(found: Mapping[str, Point]) -> dict[str, list[Point]]:
+    """The points of each family of this lesson."""
+    return {name: [found[method] for method in methods] for name, methods in FAMILIES.items()}
 
 
 def times_dense(run: Recorded, tokens: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +12,10 @@ from torch import Tensor
 from kvlab.learned.capture import Capture, capture, held_out_windows, training_windows
 from kvlab.learned.evaluate import FROM, Judge
 from kvlab.learned.train import Recipe, train, untrained
-from kvlab.measure.quality_stats import each_needle, geometric
 from kvlab.selection import indexer
 from kvlab.selection.trained import read_recipe
 
-from .recorded import Recorded
+from .chart_points import Point
 
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
@@ -128,12 +127,16 @@ def recipe() -> Recipe:
     return Recipe(**{f.name: trained()["recipe"][f.name] for f in dataclasses.fields(Recipe)})
 
 
-def losses(run: Recorded) -> list[tuple[str, float, float, float, int]]:
-    """(method, geometric mean of the KL and its 95 % interval, needles found), in order of the mean."""
-    found = []
-    for row in run.rows:
-        if row["method"] == "full":
-            continue
-        kl = geometric(row["kl"])
-        found.append((row["method"], kl.mean, kl.low, kl.high, sum(each_needle(row["needles"]))))
-    return sorted(found, key=lambda line: line[1])
+# name in the figure -> methods of the quality run, fewer bytes first
+FAMILIES = {
+    "indexer": ("indexer-5", "indexer-12.5", "indexer-25"),
+    "gate": ("gate-12.5", "gate-25"),
+    "Quest": ("quest-12.5", "quest-25"),
+    "SparQ": ("sparq-8-12.5", "sparq-16-12.5"),
+    "oracle": ("topk-2", "topk-12.5", "oracle-25"),
+}
+
+
+def families(found: Mapping[str, Point]) -> dict[str, list[Point]]:
+    """The points of each family of this lesson."""
+    return {name: [found[method] for method in methods] for name, methods in FAMILIES.items()}

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .chart_points import Point
+from .judged_figures import price_figure
+from .l19 import families
 from .style import (
     BLUE,
     GREEN,
@@ -100,6 +103,12 @@ def pupil_figure(pupil: Pupil, row: int) -> Drawing:
     right.set_ylabel("attention on a tenth, held-out text")
     right.set_title(f"layer {pupil.layer}", loc="right", fontsize=9, color=QUIET)
     return figure
+
+
+def losses_figure(found: Mapping[str, Point], star: tuple[str, float] | None = None) -> Drawing:
+    """Bytes read against KL, needles and copying. star: (method, the KL of one text measured now)."""
+    words = "bytes read a step against KL, needles found and tokens copied, for learned and other choices"
+    return price_figure(families(found), found["full"], words, "read", star)
 
 
 def bins(values: np.ndarray) -> np.ndarray:
