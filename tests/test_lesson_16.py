@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
 import kvlab
-from kvlab.lesson import l16, l16_figures, l16_strip
+from kvlab.lesson import chart, l16, l16_figures, l16_strip
 from kvlab.lesson.recorded import Recorded, recorded
-from kvlab.measure.quality_stats import times
-from kvlab.measure.report import read_report
+from kvlab.measure.quality_stats import Interval, wilson
+from kvlab.measure.report import Report
 from kvlab.model import Decoder
 from kvlab.stores import Step
 
@@ -85,7 +83,7 @@ def test_the_strip_counts_what_is_left_of_the_needles(watched: l16.Watched) -> N
     assert f"{boxed} tokens, {stop - start} of {boxed * heads} entries" in re.sub(r"<[^>]+>", "", html)
 
 
-def test_figures_show_the_numbers(watched: l16.Watched, tmp_path: Path) -> None:
+def test_figures_show_the_numbers(watched: l16.Watched) -> None:
     (ax,) = l16_strip.who_stays(watched, layer=0, share=0.5).axes
     rows = l16.policies(max(16, len(watched.ids) // 2), watched.layers)
     image = torch.from_numpy(ax.images[0].get_array().data)
@@ -93,41 +91,39 @@ def test_figures_show_the_numbers(watched: l16.Watched, tmp_path: Path) -> None:
         assert torch.allclose(row, watched.kept(policy, 0).float().mean(0))
     (ax,) = l16_figures.received(watched).axes
     assert sum(bar.get_height() for bar in ax.patches) == pytest.approx(100, rel=1e-3)
-    found = l16.points(record(tmp_path))
-    left, right = l16_figures.budget_curves(found, ("H2O", 25, 0.3)).axes
-    assert [line.get_ydata().tolist() for line in right.lines[:1]] == [[3, 5]]
+    found = chart.points(RECORD)
+    left, right = l16_figures.budget_curves(found, ("h2o-25", 0.3)).axes
+    assert [line.get_ydata().tolist() for line in right.lines[:1]] == [[5, 3]]
     assert any(list(line.get_ydata()) == [0.3] for line in left.lines)
     (ax,) = l16_figures.hidden_loss(found).axes
-    assert ax.lines[0].get_ydata().tolist() == [5]
+    assert [line.get_ydata()[0] for line in ax.lines[:2]] == [5, 3]
 
 
 def row(method: str, kl: list[float], right: int, aware: int | None = None) -> dict:
     hits = [1] * right + [0] * (8 - right)
-    found = {"method": method, "kl": kl, "needles": {"256": {"key": hits}}, "bytes": {"stored": 100.0}}
+    found = {
+        "model": "smollm2-135m", "method": method, "family": "eviction", "about": "x", "exact": max(kl) == 0,
+        "kl": kl, "needles": {"256": {"key": hits}}, "copying": {"64": [0.5]},
+        "bytes": {"stored": 100.0, "uncoded": 100.0, "read": 1000.0},
+        "source": {"settings": {"tokens": 256, "further": 16}},
+    }  # fmt: skip
     if aware is not None:
         found["needles_aware"] = {"256": {"key": [1] * aware + [0] * (8 - aware)}}
     return found
 
 
-def record(folder: Path) -> Recorded:
-    rows = [row("full", [0.0] * 5, 8, 8), row("h2o-25", [0.2, 0.3, 0.1, 0.2, 0.2], 3, 6),
-            row("h2o-50", [0.02, 0.03, 0.01, 0.02, 0.02], 5)]  # fmt: skip
-    data = {
-        "schema": 1, "bench": "quality", "device": "a processor", "machine": {},
-        "date": "2026-01-01T00:00:00", "versions": {"torch": "2.13"}, "commit": "abc", "command": "x",
-        "parameters": {}, "rows": rows,
-    }  # fmt: skip
-    (folder / "q.json").write_text(json.dumps(data), encoding="utf-8")
-    return Recorded("q", read_report(folder / "q.json"))
+RECORD = Recorded("q", Report("quality", "a processor", {}, "x", rows=[
+    row("full", [0.0] * 5, 8, 8), row("h2o-25", [0.2, 0.4, 0.1, 0.2, 0.2], 3, 6),
+    row("h2o-50", [0.02, 0.03, 0.01, 0.02, 0.02], 5), row("snapkv-25", [0.1] * 5, 1),
+]))  # fmt: skip
 
 
-def test_points_are_read_from_a_record(tmp_path: Path) -> None:
-    found = l16.points(record(tmp_path))
-    point = l16.at(found, "H2O", 25)
-    assert (point.right, point.right_aware, point.asked) == (3, 6, 8)
-    assert point.interval.mean == pytest.approx(0.2) and point.found.low < 3 / 8 < point.found.high
-    with pytest.raises(LookupError, match="not recorded"):
-        l16.at(found, "TOVA", 25)
+def test_policies_at_a_budget_come_least_kl_first() -> None:
+    found = chart.points(RECORD)
+    at = l16.policies_at(found, 25)
+    assert list(at) == ["SnapKV", "H2O"] and at["H2O"] is found["h2o-25"]
+    assert list(l16.policies_at(found, 50)) == ["H2O"]
+    assert l16.asked(RECORD, "h2o-25") == (3, 6, 8)
 
 
 # --- what the lesson shows with a real cache ------------------------------------------------------------
@@ -161,77 +157,122 @@ def test_equal_keys_merge_exactly_with_the_count_and_not_without() -> None:
 # --- what the lesson says of its records ----------------------------------------------------------------
 
 
+RUN = recorded("quality")
+
+
+def kl_times(worse: str, better: str, model: str = chart.SMOL) -> Interval:
+    assert isinstance(RUN, Recorded)
+    return chart.more(RUN, worse, better, model)
+
+
 @pytest.fixture(scope="module")
-def found() -> list[l16.Point]:
-    run = recorded("quality-eviction")
-    assert isinstance(run, Recorded)
-    return l16.points(run)
+def found() -> dict[str, chart.Point]:
+    assert isinstance(RUN, Recorded)
+    return chart.points(RUN)
 
 
-def test_the_full_cache_is_exact_and_finds_twelve(found: list[l16.Point]) -> None:
-    full = l16.at(found, "full cache", 100)
-    assert max(full.kl) < 1e-8 and all(len(p.kl) >= 5 for p in found)
-    assert (full.right, full.right_aware, full.asked) == (12, 12, 16)
+def test_the_full_cache_is_exact_and_finds_fourteen(found: dict[str, chart.Point]) -> None:
+    full = found["full"]
+    assert full.exact and (full.right, full.asked) == (14, 16)
+    assert all(len(p.kl) == 5 for p in found.values())
 
 
-def test_kl_does_not_order_policies_by_what_they_find(found: list[l16.Point]) -> None:
-    quarter = [p for p in found if p.budget == 25 and not p.name.startswith("merged")]
-    least = min(quarter, key=lambda p: p.interval.mean)
-    most = max(quarter, key=lambda p: p.interval.mean)
-    assert (least.name, least.right) == ("H2O", 0)
-    assert (most.name, most.right) == ("window", 4)
-    full = l16.at(found, "full cache", 100)
-    for p in found:
-        if p is not full:
-            assert p.right <= 7 and p.found.high < 0.75, p  # nobody comes near twelve of sixteen
+def test_a_small_kl_hides_the_loss(found: dict[str, chart.Point]) -> None:
+    snap = found["snapkv-25"]
+    assert round(snap.interval.mean, 2) == 0.08 and snap.right == 2
+    assert 0.8 < chart.agreement(RUN, "snapkv-25") < 0.9  # of ten next words eight or nine
+    assert snap.found.high < found["full"].found.low
 
 
-def test_four_sinks_help_on_every_text(found: list[l16.Point]) -> None:
-    window, sinks = l16.at(found, "window", 25), l16.at(found, "StreamingLLM", 25)
-    assert all(w > s for w, s in zip(window.kl, sinks.kl, strict=True))
-    assert times(window.kl, sinks.kl).low > 1
+def test_kl_does_not_order_policies_by_what_they_find(found: dict[str, chart.Point]) -> None:
+    quarter = {name: p for name, p in l16.policies_at(found, 25).items() if not name.startswith("merged")}
+    assert list(quarter)[-1] == "window" and quarter["window"].right == 4
+    assert max(p.right for p in quarter.values()) == 4
+    ratio = kl_times("window-25", "snapkv-25")
+    assert ratio.low > 5 and round(ratio.mean) == 12
+    half = l16.policies_at(found, 50)
+    assert (half["window"].right, half["StreamingLLM"].right) == (8, 7)
+    for budget in l16.BUDGETS:
+        for name, p in l16.policies_at(found, budget).items():
+            inside = "window" in name or name == "StreamingLLM"
+            assert p.right <= (8 if inside else 4), (name, budget)
+    assert kl_times("random-25", "h2o-25").low > 1 and kl_times("random-25", "snapkv-25").low > 1
 
 
-def test_on_real_keys_neither_the_count_nor_merging_makes_a_difference_at_a_quarter(
-    found: list[l16.Point],
+def test_four_sinks_help_on_every_text_and_counting_anew_does_not_matter(
+    found: dict[str, chart.Point],
 ) -> None:
-    def ratio(worse: str, better: str):
-        return times(l16.at(found, worse, 25).kl, l16.at(found, better, 25).kl)
+    window, sinks = found["window-25"].kl, found["sink-window-25"].kl
+    assert all(w > 2 * s for w, s in zip(window, sinks, strict=True))
+    assert kl_times("window-25", "streaming-25").low > 2
+    anew = kl_times("streaming-25", "sink-window-25")
+    assert 0.9 < anew.low < 1 < anew.high < 1.15
 
-    count = ratio("merged, no log(count)", "merged, neighbours")
-    assert count.low < 1 < count.high and 0.9 < count.low and count.high < 1.1
-    random = ratio("merged, neighbours", "random")
+
+def test_on_real_keys_the_count_is_worth_little_and_merging_loses() -> None:
+    count = kl_times("merge-neighbours-uncounted-25", "merge-neighbours-25")
+    assert 1 < count.low and round(count.mean, 1) == 1.2
+    assert kl_times("merge-lsh-25", "merge-neighbours-25").low < 1
+    random = kl_times("merge-neighbours-25", "random-25")
     assert random.low < 1 < random.high
+    h2o = kl_times("merge-neighbours-25", "h2o-25")
+    assert h2o.low > 1 and round(h2o.mean, 1) == 2.2
 
 
-def test_the_question_in_the_prompt_helps_where_the_pool_takes_in_the_answer(found: list[l16.Point]) -> None:
-    usual, wide = l16.at(found, "SnapKV", 50), l16.at(found, "SnapKV, pooled 13", 50)
-    assert usual.right_aware is not None and usual.right_aware <= usual.right == 3
-    assert (wide.right, wide.right_aware) == (3, 12)
+def test_what_the_lesson_says_of_the_chart(found: dict[str, chart.Point]) -> None:
+    best = chart.front(found.values())
+    assert [p.method for p in best[:3]] == ["int4+snapkv-25", "int4+snapkv-50", "turbo-3"]
+    assert best[2].stored < 6000 and best[-1].method == "full" and "int8" in {p.method for p in best}
+    assert {p.family for p in best[2:-1]} == {"quantization", "rotation", "entropy"}
+    assert [p.method for p in best if p.family == "entropy"] == ["bounded-2-huffman"]
+    assert [found[name].right for name in ("int4+snapkv-25", "int4+snapkv-50", "snapkv-50")] == [2, 2, 2]
+    assert found["turbo-2"].right == 9 and found["turbo-2"].stored < found["int4+snapkv-50"].stored
+    rank = found["rank-32-48-int4"]
+    assert (rank.right, round(rank.stored)) == (found["full"].right, 6005)
+    assert 1.9 < found["snapkv-50"].stored / rank.stored < 2
+    assert found["mustafar-50"].stored > found["kivi-4-sink"].stored
+    assert kl_times("mustafar-50", "kivi-4-sink").low > 1
+    assert all(p.stored >= 23040 for p in found.values() if p.family in ("selection", "learned"))
+    assert found["adakv-25"].stored / found["snapkv-25"].stored == pytest.approx(1.5, abs=0.05)
+    losing = {p.method for p in (*best, *chart.front(found.values(), loss="needles"))}
+    assert not any(name.startswith("merge") for name in losing)
 
 
-def test_at_512_tokens_a_small_kl_hides_the_loss() -> None:
-    run = recorded("quality-eviction-512")
+@pytest.mark.parametrize("model", [chart.SMOL, chart.GEMMA])
+def test_what_both_models_say_of_the_chart(model: str) -> None:
+    assert isinstance(RUN, Recorded)
+    assert kl_times("merge-neighbours-25", "snapkv-25", model).low > 1.4
+    assert kl_times("snapkv-25", "int4+snapkv-50", model).low > 1
+    of = chart.points(RUN, model)
+    assert of["int4+snapkv-50"].stored < of["snapkv-25"].stored
+    assert of["kivi-4-sink"].right >= of["full"].right - 2
+    assert max(of[name].right for name in ("int4+snapkv-50", "snapkv-25", "merge-neighbours-25")) <= 2
+
+
+def test_the_question_in_the_prompt_helps_where_the_pool_takes_in_the_answer() -> None:
+    run = recorded("quality-question")
     assert isinstance(run, Recorded)
-    full, snap = (l16.point(run.select(method=name)[0]) for name in ("full", "snapkv-25"))
-    assert round(snap.interval.mean, 2) == 0.09 and len(snap.kl) == 5
-    assert (full.right, snap.right, snap.asked) == (14, 2, 16)
-    agree = run.select(method="snapkv-25")[0]["agree"]
-    assert 0.8 < sum(agree) / 5 < 0.9  # of ten next words eight or nine
-    assert snap.found.high < full.found.low
+    assert l16.asked(run, "full") == (14, 14, 16)
+    for usual in ("snapkv-50", "snapkv-25"):
+        after, before, _ = l16.asked(run, usual)
+        assert before <= after == 2
+    after, before, of = l16.asked(run, "snapkv-wide-50")
+    assert (after, before) == (4, 15)
+    assert wilson(before, of).low > wilson(after, of).high
 
 
 @pytest.mark.weights
-def test_what_the_notebook_measures_as_it_runs(found: list[l16.Point]) -> None:
+def test_what_the_notebook_measures_as_it_runs(found: dict[str, chart.Point]) -> None:
     """With a margin on what it prints as True."""
     lm = kvlab.load("smollm2-135m", device="cpu")
     kl = l16.kl_here(lm, {
-        "window": kvlab.Window(64), "streaming": kvlab.StreamingLLM(4, 60), "h2o": kvlab.H2O(64),
-        "ledger": kvlab.SnapKV(64), "length": l16.LengthForPosition(64),
+        "window": kvlab.Window(128), "streaming": kvlab.StreamingLLM(4, 124), "h2o": kvlab.H2O(128),
+        "ledger": kvlab.SnapKV(128), "length": l16.LengthForPosition(128),
     })  # fmt: skip
-    assert kl["window"] > 5 * kl["streaming"]
-    assert kl["length"] > 1.8 * kl["ledger"]
-    assert kl["h2o"] == pytest.approx(l16.at(found, "H2O", 25).kl[0], rel=0.05)
+    assert kl["window"] > 4 * kl["streaming"]
+    assert kl["length"] > 7 * kl["ledger"]
+    for name, method in (("h2o", "h2o-25"), ("window", "window-25"), ("ledger", "snapkv-25")):
+        assert kl[name] == pytest.approx(found[method].kl[0], rel=0.05)
     watched = l16.Watched(lm)
     total = torch.stack([layer.sum(dim=(0, 1)) for layer in watched.attention]).sum(0)
     assert total[0] / total.sum() > 0.3 and total[0] > 7 * total[1:].max()

@@ -32,12 +32,14 @@ class Judged:
         return wilson(self.right, self.asked)
 
 
-def kl_of_first_text(lm: Decoder, caches: Mapping[str, Mapping[str, Any]], further: int) -> dict[str, float]:
-    """KL on the first text of the runs with 256 tokens, token by token.
+def kl_of_first_text(
+    lm: Decoder, caches: Mapping[str, Mapping[str, Any]], tokens: int = 512, further: int = 64
+) -> dict[str, float]:
+    """KL on the first text of the recorded run, token by token.
 
-    caches: name -> arguments of `kvlab.Cache`.
+    caches: name -> arguments of `kvlab.Cache`. The first text is the same for any number of texts.
     """
-    settings = Settings(offsets=1, tokens=256, further=further, evaluations=("kl",))
+    settings = Settings(offsets=1, tokens=tokens, further=further, evaluations=("kl",))
     made = {name: _factory(lm, arguments) for name, arguments in caches.items()}
     found = quality(lm, made, settings, progress=False)
     return {name: result["kl"][0] for name, result in found.items()}

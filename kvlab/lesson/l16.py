@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from kvlab.eviction import Eviction
 from kvlab.measure.quality_stats import each_needle
 from kvlab.stores import Step, View
 
-from .judged_points import Judged, kl_of_first_text
+from .chart_points import Point
+from .judged_points import kl_of_first_text
 from .recorded import Recorded
 from .style import token_text
 
@@ -126,44 +128,26 @@ def policies(budget: int, layers: int) -> dict[str, Eviction]:
 # --- the recorded run -------------------------------------------------------------------------------------
 
 NAMES = {
-    "full": "full cache", "window": "window", "streaming": "StreamingLLM", "h2o": "H2O", "tova": "TOVA",
-    "snapkv": "SnapKV", "snapkv-wide": "SnapKV, pooled 13", "adakv": "AdaKV", "pyramidkv": "PyramidKV",
-    "random": "random", "merge-lsh": "merged, LSH", "merge-neighbours": "merged, neighbours",
-    "merge-neighbours-uncounted": "merged, no log(count)",
+    "window": "window", "sink-window": "4 sinks + window", "streaming": "StreamingLLM", "h2o": "H2O",
+    "tova": "TOVA", "snapkv": "SnapKV", "snapkv-wide": "SnapKV, pooled 13", "adakv": "AdaKV",
+    "pyramidkv": "PyramidKV", "random": "random", "merge-lsh": "merged, LSH",
+    "merge-neighbours": "merged, neighbours", "merge-neighbours-uncounted": "merged, no log(count)",
 }  # fmt: skip
+BUDGETS = {50: 50.0, 25: 25.0, 12: 12.5}  # as in a method's name -> per cent of the prompt's entries
 
 
-@dataclass(frozen=True)
-class Point(Judged):
-    """One policy of NAMES at one budget, as it was recorded."""
-
-    budget: int  # per cent of the prompt
-    right_aware: int | None  # needles found with the question in the prompt
-    stored: float  # bytes a token of the prompt
+def policies_at(found: Mapping[str, Point], budget: int) -> dict[str, Point]:
+    """Name -> point of each policy that was recorded at this budget, least KL first."""
+    there = {name: found.get(f"{method}-{budget}") for method, name in NAMES.items()}
+    points = {name: point for name, point in there.items() if point is not None}
+    return dict(sorted(points.items(), key=lambda pair: pair[1].interval.mean))
 
 
-def points(run: Recorded) -> list[Point]:
-    """All that was recorded, best first within a budget."""
-    found = [point(row) for row in run.rows]
-    return sorted(found, key=lambda p: (-p.budget, p.interval.mean))
-
-
-def point(row: dict[str, Any]) -> Point:
-    """A row of the record."""
-    name, _, share = row["method"].rpartition("-")
-    if row["method"] == "full":
-        name, share = "full", "100"
-    right = each_needle(row["needles"])
-    aware = sum(each_needle(row["needles_aware"])) if "needles_aware" in row else None
-    return Point(NAMES[name], row["kl"], sum(right), len(right), int(share), aware, row["bytes"]["stored"])
-
-
-def at(found: list[Point], name: str, budget: int) -> Point:
-    """One of them. LookupError if it was not recorded."""
-    for point in found:
-        if (point.name, point.budget) == (name, budget):
-            return point
-    raise LookupError(f"{name} at {budget} % was not recorded")
+def asked(run: Recorded, method: str) -> tuple[int, int, int]:
+    """Needles found with the question asked afterwards, with it in the prompt, and of how many."""
+    row = run.select(method=method)[0]
+    after, before = each_needle(row["needles"]), each_needle(row["needles_aware"])
+    return sum(after), sum(before), len(after)
 
 
 # --- measured as the notebook runs ------------------------------------------------------------------------
@@ -180,9 +164,9 @@ class LengthForPosition(kvlab.SnapKV):
         return place[..., -step.tokens :], place
 
 
-def kl_here(lm: Decoder, evictions: dict[str, Eviction]) -> dict[str, float]:
+def kl_here(lm: Decoder, evictions: Mapping[str, Eviction]) -> dict[str, float]:
     """KL on the first text of the recorded run, token by token through a real cache."""
-    return kl_of_first_text(lm, {name: {"eviction": one} for name, one in evictions.items()}, further=48)
+    return kl_of_first_text(lm, {name: {"eviction": one} for name, one in evictions.items()})
 
 
 def weigh(keys: Tensor, values: Tensor, query: Tensor, bias: Tensor) -> Tensor:

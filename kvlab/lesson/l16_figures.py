@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .l16 import NAMES, Point, Watched
+from .chart_points import Point
+from .l16 import BUDGETS, NAMES, Watched
 from .style import COLOURS, INK, MEASURED, QUIET, Drawing, drawing, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN = ("window", "StreamingLLM", "H2O", "SnapKV", "random")
+SHOWN = dict(zip(("window", "streaming", "h2o", "snapkv", "random"), COLOURS, strict=True))
+MARKS = dict(zip(BUDGETS, "os^", strict=True))
 
 
 @styled
-def budget_curves(found: list[Point], live: tuple[str, int, float] | None = None) -> Drawing:
-    """KL with its 95 % interval, and needles found, against the budget; a star: measured here."""
+def budget_curves(found: Mapping[str, Point], live: tuple[str, float] | None = None) -> Drawing:
+    """KL with its 95 % interval, and needles found, against the budget.
+
+    live: (method, KL of the first text measured here), drawn as a star.
+    """
     figure, (left, right) = drawing(
         8.8, 3.6, alt="KL falls with the budget; needles stay lost long after KL is small", columns=2
     )
-    for i, (name, colour) in enumerate(zip(SHOWN, COLOURS, strict=True)):
-        mine = sorted((p for p in found if p.name == name), key=lambda p: p.budget)
+    for i, (name, colour) in enumerate(SHOWN.items()):
+        mine = {b: found[f"{name}-{b}"] for b in BUDGETS if f"{name}-{b}" in found}
         if not mine:
             continue
-        budgets = [p.budget * 1.045 ** (i - 2) for p in mine]  # side by side, so that intervals can be seen
-        means = [p.interval.mean for p in mine]
-        below = [min(m - p.interval.low, 0.9 * m) for m, p in zip(means, mine, strict=True)]
-        above = [p.interval.high - m for m, p in zip(means, mine, strict=True)]
-        left.errorbar(budgets, means, (below, above), color=colour, capsize=2, elinewidth=1, **MEASURED)
-        right.plot(budgets, [p.right for p in mine], color=colour, label=name, **MEASURED)
+        beside = 1.045 ** (i - 2)  # side by side, so that intervals can be seen
+        budgets = [BUDGETS[b] * beside for b in mine]
+        kl = [p.interval for p in mine.values()]
+        spread = [[k.mean - k.low for k in kl], [k.high - k.mean for k in kl]]
+        look = {"color": colour, **MEASURED}
+        left.errorbar(budgets, [k.mean for k in kl], spread, capsize=2, elinewidth=1, **look)
+        right.plot(budgets, [p.right for p in mine.values()], label=NAMES[name], **look)
+        if live and live[0].startswith(f"{name}-"):
+            at = BUDGETS[int(live[0].rpartition("-")[2])] * beside
+            left.plot(at, live[1], marker="*", markersize=13, color=INK, linestyle="", zorder=5)
     if live:
-        left.plot(live[1] * 1.045 ** (SHOWN.index(live[0]) - 2), live[2], marker="*", markersize=13,
-                  color=INK, linestyle="", zorder=5)  # fmt: skip
-        right.plot([], [], marker="*", markersize=11, color=INK, linestyle="", label=f"{live[0]}, here")
-    full = [p for p in found if p.name == NAMES["full"]]
-    if full:
-        right.axhline(full[0].right, color=QUIET, linestyle=(0, (5, 3)))
-        right.text(10, full[0].right + 0.3, "full cache", color=QUIET, fontsize=9)
-        right.set_ylim(-0.6, full[0].asked + 0.6)
+        right.plot([], [], marker="*", markersize=11, color=INK, linestyle="", label="measured here")
+    full = found["full"]
+    right.axhline(full.right, color=QUIET, linestyle=(0, (5, 3)))
+    right.text(10, full.right + 0.3, "full cache", color=QUIET, fontsize=9)
+    right.set_ylim(-0.6, full.asked + 0.6)
     left.set_yscale("log")
+    left.set_yticks([0.03, 0.1, 0.3, 1, 3], [".03", ".1", ".3", "1", "3"])
     left.set_ylabel("KL, nats a token")
-    right.set_ylabel("needles found")
+    right.set_ylabel(f"needles found, of {full.asked}")
     for ax in (left, right):
         _budget_axis(ax)
     right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -49,36 +57,34 @@ def budget_curves(found: list[Point], live: tuple[str, int, float] | None = None
 
 def _budget_axis(ax: Axes) -> None:
     ax.set_xscale("log")
-    ax.set_xticks([12, 25, 50], ["12 %", "25 %", "50 %"])
+    ax.set_xticks([12.5, 25, 50], ["12.5 %", "25 %", "50 %"])
     ax.minorticks_off()
     ax.set_xlim(9.5, 65)
     ax.set_xlabel("entries kept of the prompt's")
 
 
 @styled
-def hidden_loss(found: list[Point]) -> Drawing:
+def hidden_loss(found: Mapping[str, Point]) -> Drawing:
     """One dot a policy and budget: its KL against the needles it still finds."""
     figure, (ax,) = drawing(7.4, 3.8, alt="needles found against KL: small KL without needles is common")
-    full = next(p for p in found if p.name == NAMES["full"])
-    marks = {50: "o", 25: "s", 12: "^"}
-    for point in found:
-        if point is not full:
-            chosen = point.name in SHOWN
-            colour = COLOURS[SHOWN.index(point.name)] if chosen else QUIET
-            ax.plot(point.interval.mean, point.right, marks[point.budget], color=colour, alpha=0.9)
-    for budget, mark in marks.items():
-        ax.plot([], [], mark, color=QUIET, label=f"{budget} %")
-    for name, colour in zip(SHOWN, COLOURS, strict=True):
-        if any(p.name == name for p in found):
-            ax.plot([], [], "s", color=colour, label=name)
+    full = found["full"]
+    for budget, mark in MARKS.items():
+        for name in NAMES:
+            point = found.get(f"{name}-{budget}")
+            if point is not None:
+                ax.plot(point.interval.mean, point.right, mark, color=SHOWN.get(name, QUIET), alpha=0.9)
+    for budget, mark in MARKS.items():
+        ax.plot([], [], mark, color=QUIET, label=f"{BUDGETS[budget]:g} %")
+    for name, colour in SHOWN.items():
+        ax.plot([], [], "s", color=colour, label=NAMES[name])
+    ax.plot([], [], "s", color=QUIET, label="others")
     ax.axhline(full.right, color=QUIET, linestyle=(0, (5, 3)))
     ax.text(0.02, full.right + 0.3, "full cache, KL 0", color=QUIET, fontsize=9,
             transform=ax.get_yaxis_transform())  # fmt: skip
     ax.set_ylim(-0.6, full.asked + 0.6)
     ax.set_xscale("log")
     ax.minorticks_off()
-    ax.set_xticks([0.1, 0.2, 0.5, 1, 2], [".1", ".2", ".5", "1", "2"])
-    ax.set_xlim(0.09, 3)
+    ax.set_xticks([0.03, 0.1, 0.3, 1, 3], [".03", ".1", ".3", "1", "3"])
     ax.set_xlabel("KL, nats a token")
     ax.set_ylabel(f"needles found, of {full.asked}")
     ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
