@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from said import prose, quality_run, times_said
 
 import kvlab
-from kvlab.lesson import l12, l13, l13_figures, l13_turn
+from kvlab.lesson import chart, l12, l13, l13_figures, l13_turn
 from kvlab.lesson.recorded import Recorded, recorded
 from kvlab.measure.quality_stats import times as times_of
 from kvlab.model import Decoder
@@ -137,7 +138,7 @@ def test_figures_plot_what_was_measured() -> None:
 # --- the records ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["quality-rotation", "packed-cpu", "quantized-transformers"])
+@pytest.mark.parametrize("name", ["packed-cpu", "quantized-transformers"])
 def test_records_come_from_a_commit(name: str) -> None:
     run = recorded(name)
     assert isinstance(run, Recorded)
@@ -151,21 +152,35 @@ def found(name: str) -> Recorded:
     return run
 
 
-def test_what_is_said_of_two_bits() -> None:
-    run = found("quality-rotation")
-    assert {len(row["kl"]) for row in run.rows} == {5}  # texts
-    shown = {name: round(l12.kl(run, name).mean, 2) for name in ("token-2-sink", "turbo-2", "kivi-2-sink")}
-    assert shown == {"token-2-sink": 0.49, "turbo-2": 0.10, "kivi-2-sink": 0.10}
-    for worse, better, said in (
-        ("token-2-sink", "hadamard-2", [1.8, 1.1, 3.0]),
-        ("hadamard-2", "turbo-2", [2.6, 1.8, 3.9]),
-        ("kivi-2-sink", "plain-kivi-2", [1.2, 1.1, 1.2]),
-    ):
-        times = l12.more(run, worse, better)
-        assert [round(x, 1) for x in times] == said and times.low > 1
-    assert [round(x, 2) for x in l12.more(run, "kivi-2-sink", "plain-kivi-2")] == [1.17, 1.12, 1.22]
-    for plain, rotary in zip(*(l12.row(run, m)["kl"] for m in ("plain-kivi-2", "kivi-2-sink")), strict=True):
-        assert plain < rotary  # in every text
+@pytest.mark.parametrize(
+    ("worse", "better", "said", "beyond"),
+    [
+        ("token-2-sink", "hadamard-2", "1.7 times smaller (1.4 … 2.0)", True),
+        ("hadamard-head-2", "hadamard-2", "1.6 times (1.4 … 1.9)", True),
+        ("hadamard-2", "turbo-2", "2.8 times smaller than rotation alone (2.0 … 3.9)", True),
+        ("turbo-2", "kivi-2-sink", "1.0 times, 0.8 … 1.3", False),
+        ("token-3-sink", "hadamard-3", "1.5 times, 1.1 … 1.9", True),
+        ("token-4-sink", "hadamard-4", "1.5 times, 1.1 … 2.1", True),
+        ("turbo-3", "kivi-3-sink", "2.3 times their KL (1.6 … 3.4)", True),
+        ("turbo-4", "kivi-4-sink", "2.5 times (2.2 … 2.9)", True),
+        ("kivi-2-sink", "plain-kivi-2", "1.0 times as high without (0.9 … 1.2)", False),
+    ],
+)
+def test_prose_says_how_many_times_the_kl(worse: str, better: str, said: str, beyond: bool) -> None:
+    assert said in prose("13")
+    times_said(worse, better, said, beyond)
+
+
+def test_what_is_said_of_bytes_and_needles() -> None:
+    judged = chart.points(quality_run())
+    assert round(judged["token-2-sink"].interval.mean, 2) in (0.51, 0.52)
+    assert [round(judged[name].stored) for name in ("turbo-2", "kivi-2-sink")] == [4639, 6148]
+    assert [judged[name].right for name in ("turbo-2", "kivi-2-sink")] == [9, 4]
+    for bits in (3, 4):
+        times = chart.more(quality_run(), f"hadamard-{bits}", f"turbo-{bits}")
+        assert times.low < 1 < times.high
+        names = ("token-{}-sink", "hadamard-{}", "turbo-{}", "kivi-{}-sink", "plain-kivi-{}")
+        assert min(judged[name.format(bits)].right for name in names) >= 11
 
 
 def test_what_is_said_of_packed_attention() -> None:
@@ -200,11 +215,12 @@ def test_what_is_said_of_transformers() -> None:
 
 
 def test_figures_of_the_records() -> None:
-    run = found("quality-rotation")
-    (ax,) = l13_figures.kl_figure(run, ("rotated, codebook", 0.09)).axes
-    assert ax.lines[0].get_xdata().tolist() == [
-        l12.kl(run, name.format(2)).mean for name in l13_figures.METHODS.values()
-    ]
+    judged = chart.points(quality_run())
+    kl, needles = l13_figures.losses_figure(judged, ("turbo-2", 0.09)).axes
+    assert [float(line.get_xdata()[0]) for line in kl.lines if line.get_marker() == "*"] == [0.09]
+    dots = [float(line.get_xdata()[0]) for line in needles.lines if line.get_marker() == "o"]
+    two = [judged[name.format(2)].right for name in l13_figures.METHODS.values()]
+    assert dots[-len(two) :] == two
     left, right = l13_figures.packed_figure(found("packed-cpu")).axes
     assert [tuple(p) for p in left.lines[0].get_xydata()] == l13.peaks(found("packed-cpu"), "KIVI-4", None)
     assert len(right.lines) == 3

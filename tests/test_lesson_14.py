@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from said import prose, quality_run, times_said
 
 import kvlab
 from kvlab import CSR, Chain, ErrorBounded, Huffman, Mustafar, Quantize, Rans
 from kvlab.codecs import Atoms
 from kvlab.codecs.dictionary import learn
-from kvlab.lesson import l14, l14_dial, l14_figures
+from kvlab.lesson import chart, l14, l14_dial, l14_figures
 from kvlab.lesson.recorded import Recorded, recorded
-from kvlab.measure.quality_stats import times
 from kvlab.model import Decoder
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -116,9 +116,9 @@ def test_figures_plot_what_they_are_given(found: l14.Seen) -> None:
     (ax,) = l14_figures.coded_figure(rows, live=(0, 3.4)).axes
     assert [p.get_width() for p in ax.patches] == [4, 8, 3.3, 8.1]
     assert float(ax.lines[-1].get_xdata()[0]) == 3.4
-    point = l14.Point("m", 5000, l14.t_interval([0.1, 0.2, 0.3]), (0.1, 0.2, 0.3))
-    (ax,) = l14_figures.quality_figure([point]).axes
-    assert float(ax.lines[1].get_ydata()[0]) == pytest.approx(0.2)
+    judged = chart.points(quality_run())
+    _, needles = l14_figures.quality_figure(judged, ("mustafar-50", 0.02)).axes
+    assert needles.lines[0].get_ydata().tolist() == [judged[f"mustafar-{n}"].right for n in (70, 50, 30)]
 
 
 def test_an_alphabet_knows_its_bits(found: l14.Seen) -> None:
@@ -172,33 +172,30 @@ def test_what_the_lesson_says_of_coding() -> None:
     assert all(20 < r.times < 70 for r in keys.values() if r.plain == 4)
 
 
-def found_lexico(run: Recorded) -> tuple[float, float]:
-    (point,) = l14.points(run, ["lexico-8"])
-    return point.nbytes, round(point.kl.mean, 2)
+@pytest.mark.parametrize(
+    ("worse", "better", "said", "beyond"),
+    [
+        ("mustafar-50", "kivi-4", "8.7 times the KL of KIVI's 4 bits (6.6 … 11)", True),
+        ("mustafar-30", "kivi-2", "1.0 times, 0.7 … 1.3", False),
+        ("kivi-2", "mustafar-50-int4", "4.5 times the KL (3.0 … 6.6)", True),
+        ("mustafar-50-int4", "kivi-3", "2.5 times their KL (1.7 … 3.6)", True),
+        ("lexico-8", "kivi-2", "0.5 times KIVI's (0.3 … 1.1", False),
+        ("lexico-16", "kivi-3", "1.0 times, 0.6 … 1.7", False),
+    ],
+)
+def test_prose_says_how_many_times_the_kl(worse: str, better: str, said: str, beyond: bool) -> None:
+    assert said in prose("14")
+    times_said(worse, better, said.replace("KIVI's 4 bits", "KIVI"), beyond)
 
 
-def test_what_the_lesson_says_of_quality() -> None:
-    run = recorded("quality-sparse")
-    assert isinstance(run, Recorded)
-    names = ("mustafar-70", "mustafar-50", "mustafar-30", "mustafar-50-int4", "kivi-4", "kivi-2")
-    found = {p.method: p for p in l14.points(run, names)}
-    assert all(len(p.offsets) >= 5 for p in found.values())
-
-    def worse(a: str, b: str) -> bool:
-        """More KL on the same texts, the 95 % interval of the ratio above 1."""
-        return times(found[a].offsets, found[b].offsets).low > 1
-
-    assert worse("mustafar-50", "kivi-4") and worse("mustafar-30", "mustafar-50")
-    assert worse("mustafar-50", "mustafar-70")
-    assert 7 < times(found["mustafar-50"].offsets, found["kivi-4"].offsets).mean < 9, "about eight times"
-    assert {name: found[name].nbytes for name in names} == {
-        "mustafar-70": 17640, "mustafar-50": 12960, "mustafar-30": 8280, "mustafar-50-int4": 5040,
-        "kivi-4": 7200, "kivi-2": 4320,
-    }  # fmt: skip
-    ratio = times(found["mustafar-30"].offsets, found["kivi-2"].offsets)
-    assert ratio.low < 1 < ratio.high, "no better, for twice the bytes"
-    assert found_lexico(run) == (4680, 0.13) and round(found["kivi-2"].kl.mean, 2) == 0.16
-    assert worse("kivi-2", "mustafar-50-int4") and worse("mustafar-30", "mustafar-50-int4")
+def test_what_the_lesson_says_of_bytes_and_needles() -> None:
+    judged = chart.points(quality_run())
+    stored = {name: round(p.stored) for name, p in judged.items()}
+    names = ("mustafar-50", "mustafar-30", "mustafar-50-int4", "kivi-4", "kivi-3", "kivi-2")
+    assert [stored[name] for name in names] == [13590, 9202, 6165, 8190, 6840, 5490]
+    assert (stored["lexico-8"], stored["lexico-16"]) == (7507, 11523)
+    names = ("mustafar-30", "kivi-2", "mustafar-50-int4", "lexico-8", "lexico-16")
+    assert [judged[name].right for name in names] == [3, 2, 14, 1, 11]
 
 
 @pytest.mark.weights

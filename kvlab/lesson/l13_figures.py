@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from .l12 import kl, loudness
+from .chart_points import Point
+from .judged_figures import rows_figure
+from .l12 import loudness
 from .l13 import peaks, slower
 from .recorded import Recorded
 from .style import (
     BLUE,
     COLOURS,
     GREEN,
-    INK,
     MEASURED,
     OCHRE,
     PLUM,
@@ -138,35 +139,17 @@ def rotary_figure(plain: Tensor, keys: Tensor, channel: int) -> Drawing:
     return figure
 
 
-@styled
-def kl_figure(run: Recorded, point: tuple[str, float] | None = None) -> Drawing:
-    """Recorded KL of each method with its interval, a row a method, a colour for each number of bits.
+def losses_figure(found: Mapping[str, Point], star: tuple[str, float] | None = None) -> Drawing:
+    """Recorded KL and needles of each way: a row a way, a colour for each number of bits.
 
-    point: a row's name, and the KL of one text as it was measured just now.
+    star: (method, the KL of one text measured now).
     """
-    figure, (ax,) = drawing(7.4, 3.4, alt="KL of rotated and unrotated caches, with intervals")
-    there = {row["method"] for row in run.rows}
-    names = list(METHODS)
-    for b, colour in zip((4, 3, 2), (GREEN, BLUE, RUST), strict=True):
-        at = [i for i, name in enumerate(names) if METHODS[name].format(b) in there]
-        found = [kl(run, METHODS[names[i]].format(b)) for i in at]
-        if not found:
-            continue
-        mean = [f.mean for f in found]
-        sides = [[f.mean - f.low for f in found], [f.high - f.mean for f in found]]
-        ax.errorbar(mean, at, xerr=sides, fmt="o", color=colour, capsize=3, markersize=5)
-        ax.text(mean[0], at[0] - 0.3, f"{b} bits", color=dark_text(colour), ha="center", fontsize=9.5)
-    if point is not None:
-        ax.plot(
-            point[1], names.index(point[0]), marker="*", markersize=14, color=INK, markeredgecolor="white"
-        )
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.8)
-    ax.set_xscale("log")
-    ax.set_xticks([0.05, 0.1, 0.2, 0.5, 1], [".05", ".1", ".2", ".5", "1"])
-    ax.minorticks_off()
-    ax.set_xlabel("KL to the full cache (nats a token)")
-    return figure
+    words = "KL of rotated and unrotated caches, with intervals, and needles found, by bits a code"
+    groups = {}
+    for bits in (4, 3, 2):
+        methods = {name: method.format(bits) for name, method in METHODS.items()}
+        groups[f"{bits} bits"] = {name: found[m] for name, m in methods.items() if m in found}
+    return rows_figure(groups, found["full"], words, star)
 
 
 @styled

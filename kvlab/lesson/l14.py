@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from kvlab.codecs.entropy import EntropyCoder, histogram
 from kvlab.codecs.huffman import code_lengths
 from kvlab.codecs.packing import unpack
 from kvlab.codecs.ragged import Ragged
-from kvlab.measure.quality_stats import Interval, t_interval
 
+from .chart_points import Point
 from .recorded import Recorded
 
 if TYPE_CHECKING:
@@ -163,24 +163,18 @@ def bucketed(x: Tensor, bits: int = 12) -> tuple[float, float]:
 # --- the recorded runs ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Point:
-    """A method of the quality run: bytes of each further token, and what it does to the next words."""
+# name in the figure -> methods of the quality run, fewer bytes last
+FAMILIES = {
+    "pruned (mustafar)": ("mustafar-70", "mustafar-50", "mustafar-30"),
+    "pruned, 4 bits": ("mustafar-50-int4",),
+    "dictionary (lexico)": ("lexico-16", "lexico-8"),
+    "KIVI, lesson 12": ("kivi-4", "kivi-3", "kivi-2"),
+}
 
-    method: str
-    nbytes: float
-    kl: Interval
-    offsets: tuple[float, ...]  # the KL of each text
 
-
-def points(run: Recorded, methods: Iterable[str] = ()) -> list[Point]:
-    """The recorded methods in the order asked for; none asked: all of them."""
-    rows = {row["method"]: row for row in run.select(model="smollm2-135m") if "kl" in row}
-    found = []
-    for name in methods or rows:
-        row = rows[name]
-        found.append(Point(name, row["bytes"]["marginal"], t_interval(row["kl"]), tuple(row["kl"])))
-    return found
+def families(found: Mapping[str, Point]) -> dict[str, list[Point]]:
+    """The points of each family of this lesson."""
+    return {name: [found[method] for method in methods] for name, methods in FAMILIES.items()}
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .l14 import PLAIN, Alphabet, Coded, Point, break_even, vector_bytes
-from .recorded import NotMeasured
+from .chart_points import Point
+from .judged_figures import price_figure
+from .l14 import Alphabet, Coded, break_even, families, vector_bytes
 from .style import COLOURS, GRID, INK, QUIET, RUST, Drawing, direct_labels, drawing, styled
 
 BITMAP, CSR, OTHER = COLOURS[0], COLOURS[2], QUIET
@@ -96,32 +97,10 @@ def coded_figure(rows: Sequence[Coded], live: tuple[int, float] | None = None) -
     return figure
 
 
-@styled
-def quality_figure(
-    points: Sequence[Point] | NotMeasured, others: Sequence[Point] = ()
-) -> Drawing | NotMeasured:
-    """KL against bytes of each further token, both logarithmic, with 95 % intervals over the texts."""
-    if isinstance(points, NotMeasured):
-        return points
-    figure, (ax,) = drawing(7.0, 3.9, alt="bytes a token against KL: pruning lies above quantization")
-    for group, colour in ((points, COLOURS[0]), (others, QUIET)):
-        for p in group:
-            low, left = max(p.kl.low, 0.2 * p.kl.mean), colour == QUIET or p.nbytes > 15000
-            ax.plot([p.nbytes] * 2, [low, p.kl.high], color=colour, linewidth=1.4)
-            ax.plot(p.nbytes, p.kl.mean, "o", color=colour, markersize=6)
-            ax.annotate(
-                p.method, (p.nbytes, p.kl.mean), (-7 if left else 7, 0), textcoords="offset points",
-                ha="right" if left else "left", va="center", color=colour, fontsize=9,
-            )  # fmt: skip
-    ax.axvline(PLAIN, color=QUIET, linewidth=1.2, linestyle=(0, (5, 3)))
-    ax.annotate("float16", (PLAIN, 0.98), (-4, 0), xycoords=("data", "axes fraction"), color=QUIET,
-                fontsize=9, textcoords="offset points", ha="right", va="top")  # fmt: skip
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    ticks = [2500, 5000, 10000, 20000]
-    ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
-    ax.minorticks_off()
-    ax.set_xlim(2200, 34000)
-    ax.set_xlabel("bytes of each further token")
-    ax.set_ylabel("KL (nats a token)")
-    return figure
+def quality_figure(found: Mapping[str, Point], star: tuple[str, float] | None = None) -> Drawing:
+    """Bytes of a token against KL and needles, for the families of this lesson.
+
+    found: all points of the quality run. star: (method, the KL of one text measured now).
+    """
+    words = "bytes stored a token against KL and needles: pruning lies above quantization"
+    return price_figure(families(found), found["full"], words, "stored", star, copying=False)
