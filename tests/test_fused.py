@@ -120,7 +120,9 @@ class TestPacked:
         pair.step(ids(2, 50))
         pair.steps(2, fused.PACKED)
 
-    @pytest.mark.parametrize("eviction", [SnapKV(40, 4), H2O(40, 8), StreamingLLM(4, 36)], ids=repr)
+    @pytest.mark.parametrize(
+        "eviction", [SnapKV(40, 4), H2O(40, 8), StreamingLLM(4, 36)], ids=lambda one: type(one).__name__
+    )
     def test_what_an_eviction_keeps_differs_by_head(self, eviction) -> None:
         pair = Pair(model(), codec=KIVI(4, 16, residual=2), eviction=eviction)
         pair.step(ids(2, 60))

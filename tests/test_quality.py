@@ -303,7 +303,7 @@ def test_uncoded_bytes_are_those_that_sixteen_bits_would_halve() -> None:
         ({"codec": kvlab.Int8()}, 0),
         ({"codec": kvlab.KIVI(4, 8, residual=8, sink=4)}, 4 + 8 + 4 / 2),  # keys wait for a whole block
         ({"eviction": kvlab.SnapKV(24, 8)}, 24),
-        ({"selection": kvlab.Quest(8, 2, first=0)}, 40 + 5),  # a page's least and largest key are as long as an entry
+        ({"selection": kvlab.Quest(8, 2, first=0)}, 40 + 5),  # a page's two bounds are as long as an entry
         ({"store": "static", "capacity": 64}, 40),
     ):  # fmt: skip
         cache = kvlab.Cache(lm, **knobs)
