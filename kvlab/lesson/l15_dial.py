@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 import kvlab
 from kvlab.cache import CodecPair
 from kvlab.codecs import OwnBasis
-from kvlab.measure.quality_runs import Prompt, continuation, reference
+from kvlab.measure.quality_runs import Prompt, continuation, seen_by
 
 from .l14 import Seen
 from .l15 import KINDS, SINK, TOKENS, Basis, basis_bytes, coordinate_bytes, float16_bytes, kind, seen
@@ -41,41 +41,47 @@ class Setting:
     values: int
 
 
-@dataclass
 class Page:
-    """A text, the basis of its own, and what the full cache says after it."""
+    """A text and the basis of its own; and, once somebody asks for it, what the full cache says after it."""
 
-    lm: Decoder
-    ids: Tensor  # [1, tokens]
-    found: Seen = field(init=False)
-    full: Tensor = field(init=False)  # [1, NEW], greedy
-
-    def __post_init__(self) -> None:
-        self.found = seen(self.lm, self.ids[0].tolist())
+    def __init__(self, lm: Decoder, ids: Tensor) -> None:
+        self.lm, self.ids = lm, ids  # [1, tokens]
+        self.found = seen(lm, ids[0].tolist())
         self.own = {name: Basis.of(kind(self.found, name)) for name in KINDS}
-        self.prompt = Prompt.take(self.lm, self.ids)
-        self.full = self.say(None)
-        self.truth = reference(self.lm, self.prompt, self.full)
 
-    def say(self, codec: CodecPair) -> Tensor:
-        """The most probable next tokens behind a cache, `[1, NEW]`."""
-        cache, found = self.prompt.fill(self.lm, kvlab.Cache(self.lm, codec=codec)), [self.first]
-        while len(found) < NEW:
+    @cached_property
+    def _taken(self) -> tuple[Prompt, int]:
+        """The prompt, and the token after it: attended exactly, so it is the same for every cache."""
+        with seen_by([self.lm.norm]) as hidden:
+            prompt = Prompt.take(self.lm, self.ids)
+        return prompt, int(self.lm.head(hidden[0][:, -1:]).argmax())
+
+    @cached_property
+    def _exact(self) -> tuple[Tensor, Tensor]:
+        """The full cache's words, and what it has before its output head after each, `[1, NEW, hidden]`."""
+        _ = self._taken  # not what the prompt has there
+        with seen_by([self.lm.norm]) as hidden:
+            found = self.say(None, NEW + 1)
+        return found[:, :NEW], torch.cat(hidden, dim=1)
+
+    @property
+    def full(self) -> Tensor:
+        """The full cache's words, `[1, NEW]`, greedy."""
+        return self._exact[0]
+
+    def say(self, codec: CodecPair, tokens: int = NEW) -> Tensor:
+        """The most probable next tokens behind a cache, `[1, tokens]`."""
+        prompt, first = self._taken
+        cache, found = prompt.fill(self.lm, kvlab.Cache(self.lm, codec=codec)), [first]
+        while len(found) < tokens:
             logits = self.lm(torch.tensor([found[-1:]], device=self.lm.device), cache)
             found.append(int(logits[0, -1].argmax()))
         return torch.tensor([found], device=self.lm.device)
 
-    @property
-    def first(self) -> int:
-        """The prompt is attended exactly, so its next token is the same for every cache."""
-        if not hasattr(self, "_first"):
-            self._first = int(self.lm(self.ids, last_only=True)[0, -1].argmax())
-        return self._first
-
     def kl(self, codec: CodecPair) -> float:
         """Nats a token, on the full cache's own words."""
         cache = kvlab.Cache(self.lm, codec=codec)
-        return float(continuation(self.lm, cache, self.prompt, self.full, self.truth)["kl"][0])
+        return float(continuation(self.lm, cache, self._taken[0], *self._exact)["kl"][0])
 
 
 @dataclass(frozen=True)
