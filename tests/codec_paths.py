@@ -76,13 +76,16 @@ def walk(cache: Cache, lm) -> list[Tensor]:
 
 
 def same_walk(codec: Codec) -> None:
-    """Through the packed codec the logits are those of its values stored plainly, bit for bit."""
+    """Through the packed codec the logits are those of its values stored plainly.
+
+    To rounding in float32: a codec that decodes by a matrix product rounds otherwise for other numbers of rows.
+    """
     lm = model(config=WIDE)
     packed = walk(Cache(lm, codec=codec), lm)
     plain = walk(Cache(lm, codec=DensePair(codec)), lm)
     exact = walk(Cache(lm), lm)
     for i, (a, b) in enumerate(zip(packed, plain, strict=True)):
-        assert torch.equal(a, b), f"step {i} differs by {(a - b).abs().max()}"
+        assert torch.allclose(a, b, rtol=0, atol=1e-6), f"step {i} differs by {(a - b).abs().max()}"
     assert torch.equal(packed[0], exact[0]), "a prompt attends to itself exactly"
     if not all(c is None or c.exact for c in (codec.at(0, "keys"), codec.at(0, "values"))):
         assert any(not torch.equal(a, b) for a, b in zip(packed, exact, strict=True)), "nothing was encoded"
