@@ -78,7 +78,7 @@ def walk(cache: Cache, lm) -> list[Tensor]:
 def same_walk(codec: Codec) -> None:
     """Through the packed codec the logits are those of its values stored plainly.
 
-    To rounding in float32: a codec that decodes by a matrix product rounds otherwise for other numbers of rows.
+    To rounding in float32: a matrix product rounds otherwise for other numbers of rows.
     """
     lm = model(config=WIDE)
     packed = walk(Cache(lm, codec=codec), lm)
