@@ -248,19 +248,28 @@ WORSE = [
     ("kivi-2", "kivi-2-sink"),
 ]
 RUN = recorded("quality")
-RUNS = {chart.SMOL: RUN, chart.GEMMA: recorded("quality-quantization")}
 
 
 @pytest.mark.parametrize("model", [chart.SMOL, chart.GEMMA])
 @pytest.mark.parametrize(("worse", "better"), WORSE)
 def test_what_is_worse_is_worse_beyond_chance_on_both_models(worse: str, better: str, model: str) -> None:
-    run = RUNS[model]
-    assert isinstance(run, Recorded)
-    rows = [chart.row(run, name, model) for name in (worse, better)]
+    assert isinstance(RUN, Recorded)
+    rows = [chart.row(RUN, name, model) for name in (worse, better)]
     assert all(len(row["kl"]) >= 5 for row in rows)
-    ways = [{n: v for n, v in row["source"]["settings"].items() if n != "evaluations"} for row in rows]
+    not_of_kl = ("evaluations", "copies")
+    ways = [{n: v for n, v in r["source"]["settings"].items() if n not in not_of_kl} for r in rows]
     assert ways[0] == ways[1]
-    assert chart.more(run, worse, better, model).low > 1
+    by_chance = (worse, better, model) == ("kivi-2", "kivi-2-sink", chart.GEMMA)
+    assert (chart.more(RUN, worse, better, model).low > 1) is not by_chance
+
+
+def test_gemma_agrees_as_the_lesson_says() -> None:
+    assert isinstance(RUN, Recorded)
+    pairs = (("token-4", "kivi-4"), ("token-2", "kivi-2"), ("channel-4", "channel-4-sink"))
+    ratios = [chart.more(RUN, *pair, chart.GEMMA).mean for pair in pairs]
+    assert [round(r) for r in ratios[:2]] == [8, 19] and 1 - 1 / ratios[2] == pytest.approx(1 / 3, abs=0.03)
+    found = [sum(chart.needle_hits(RUN, name, chart.GEMMA)) for name in ("full", "kivi-2", "token-2")]
+    assert found == [10, 9, 0]
 
 
 def test_needles_go_at_two_bits() -> None:
@@ -273,7 +282,7 @@ def test_needles_go_at_two_bits() -> None:
     assert chart.more(RUN, "swapped-2", "kivi-2").low > 1
     assert chart.more(RUN, "fp8", "int8").low > 1
     assert chart.more(RUN, "token-4", "kivi-4").mean > 2 and chart.more(RUN, "token-2", "kivi-2").mean > 3
-    assert all(chart.more(run, "kivi-4", "channel-4-sink", model).low > 1 for model, run in RUNS.items())
+    assert chart.more(RUN, "kivi-4", "channel-4-sink").low > 1
 
 
 def test_the_record_comes_from_a_clean_checkout() -> None:

@@ -171,6 +171,17 @@ def test_prose_says_how_many_times_the_kl(worse: str, better: str, said: str, be
     times_said(worse, better, said, beyond)
 
 
+def test_gemma_agrees_on_the_codebook_and_contradicts_on_kivi() -> None:
+    for worse, better, said in (
+        ("hadamard-2", "turbo-2", "1.6 times, 1.2 … 2.1"),
+        ("turbo-2", "kivi-2-sink", "7.8 times the KL (4.5 … 13)"),
+    ):
+        assert said in prose("13")
+        times_said(worse, better, said, beyond=True, model=chart.GEMMA)
+    names = ("turbo-2", "hadamard-2", "kivi-2-sink")
+    assert [sum(chart.needle_hits(quality_run(), name, chart.GEMMA)) for name in names] == [0, 0, 11]
+
+
 def test_what_is_said_of_bytes_and_needles() -> None:
     judged = chart.points(quality_run())
     assert round(judged["token-2-sink"].interval.mean, 2) in (0.51, 0.52)

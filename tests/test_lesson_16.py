@@ -241,12 +241,31 @@ def test_what_the_lesson_says_of_the_chart(found: dict[str, chart.Point]) -> Non
 @pytest.mark.parametrize("model", [chart.SMOL, chart.GEMMA])
 def test_what_both_models_say_of_the_chart(model: str) -> None:
     assert isinstance(RUN, Recorded)
-    assert kl_times("merge-neighbours-25", "snapkv-25", model).low > 1.4
-    assert kl_times("snapkv-25", "int4+snapkv-50", model).low > 1
+    for worse, better in (
+        ("snapkv-25", "int4+snapkv-50"), ("random-25", "snapkv-25"), ("merge-neighbours-25", "snapkv-25"),
+        ("window-25", "sink-window-25"), ("mustafar-50", "kivi-4"),
+    ):  # fmt: skip
+        assert kl_times(worse, better, model).low > 1, (worse, better)
     of = chart.points(RUN, model)
     assert of["int4+snapkv-50"].stored < of["snapkv-25"].stored
-    assert of["kivi-4-sink"].right >= of["full"].right - 2
-    assert max(of[name].right for name in ("int4+snapkv-50", "snapkv-25", "merge-neighbours-25")) <= 2
+    assert of["kivi-4"].right >= of["full"].right
+    dropping = (
+        "int4+snapkv-50",
+        "snapkv-25",
+        "random-25",
+        "window-25",
+        "sink-window-25",
+        "merge-neighbours-25",
+    )
+    assert max(of[name].right for name in dropping) == of["window-25"].right == 4
+
+
+def test_the_models_contradict_each_other_on_the_codebook() -> None:
+    level, worse = (kl_times("turbo-2", "kivi-2-sink", model) for model in (chart.SMOL, chart.GEMMA))
+    assert level.low < 1 < level.high and worse.low > 4 and round(worse.mean, 1) == 7.8
+    assert isinstance(RUN, Recorded)
+    found = [sum(chart.needle_hits(RUN, name, chart.GEMMA)) for name in ("turbo-2", "kivi-4", "full")]
+    assert found == [0, 12, 10]
 
 
 def test_the_question_in_the_prompt_helps_where_the_pool_takes_in_the_answer() -> None:

@@ -194,6 +194,16 @@ def test_prose_says_how_many_times_the_kl(worse: str, better: str, said: str, be
     times_said(worse, better, said, beyond)
 
 
+def test_gemma_agrees_on_quest() -> None:
+    run, both = quality_run(), (chart.SMOL, chart.GEMMA)
+    assert [round(chart.more(run, "quest-25", "topk-12.5", name).mean, 1) for name in both] == [4.8, 5.1]
+    hits = {n: [sum(chart.needle_hits(run, n, m)) for m in both] for n in ("quest-25", "full", "snapkv-25")}
+    assert hits == {"quest-25": [8, 7], "full": [14, 10], "snapkv-25": [2, 0]}
+    for name in both:
+        against = chart.more(run, "snapkv-25", "quest-25", name)
+        assert against.low < 1 < against.high
+
+
 def test_what_the_lesson_says_of_bytes_needles_and_copying(judged: dict[str, chart.Point]) -> None:
     full = judged["full"]
     assert len(judged["quest-25"].kl) == 5 and (full.right, full.asked) == (14, 16)

@@ -109,6 +109,19 @@ def test_what_the_lesson_says_of_the_chart() -> None:
     assert quiet == [8, 2, 2]
 
 
+def test_gemma_agrees_on_what_is_combined() -> None:
+    run, both = record("quality"), (chart.SMOL, chart.GEMMA)
+    for pair, said in (
+        (("int4+snapkv-50", "kivi-4"), [7.9, 28.4]),
+        (("int4+snapkv-50+quest-25", "int4+snapkv-50"), [3.4, 2.4]),
+    ):
+        found = [chart.more(run, *pair, name) for name in both]
+        assert [round(one.mean, 1) for one in found] == said and min(one.low for one in found) > 1
+    for name in both:
+        assert chart.more(run, "int4+quest-25", "quest-25", name).low < 1
+        assert sum(chart.needle_hits(run, "int4+snapkv-50", name)) <= 2
+
+
 def test_the_figure_plots_the_shares() -> None:
     both = {
         "16 bits": l20.Way("16 bits", 1, 1, 0, 0, 0, 1),

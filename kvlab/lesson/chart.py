@@ -4,6 +4,7 @@ run = lesson.recorded("quality")
 found = chart.points(run)                       # method -> Point; model="gemma3-270m"
 chart.pareto_figure(found.values())             # cost="read"; label=("kivi-2", …); star=("kivi-4", 0.02)
 chart.more(run, "token-2", "kivi-2")            # how many times the KL, text by text, with its interval
+chart.on_both(run, [("token-2", "kivi-2")])     # the same on both models, and needles, as lines
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .chart_points import kl as kl
 from .chart_points import more as more
 from .chart_points import needle_hits as needle_hits
 from .chart_points import needles as needles
+from .chart_points import on_both as on_both
 from .chart_points import points as points
 from .chart_points import row as row
 from .chart_points import settings as settings

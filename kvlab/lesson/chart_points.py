@@ -126,6 +126,20 @@ def more(run: Recorded, worse: str, better: str, model: str = SMOL) -> Interval:
     return times(row(run, worse, model)["kl"], row(run, better, model)["kl"])
 
 
+def on_both(run: Recorded, pairs: Iterable[tuple[str, str]]) -> str:
+    """A line for each pair (worse, better) and model: the ratio of their KL, and the needles of each."""
+    lines = []
+    for worse, better in pairs:
+        for model in (SMOL, GEMMA):
+            t = more(run, worse, better, model)
+            right = [sum(needle_hits(run, name, model)) for name in (worse, better)]
+            lines.append(
+                f"{worse:>19} / {better:<14} {model:>12}: KL {t.mean:>4.1f} times ({t.low:.1f} … "
+                f"{t.high:.1f}), needles {right[0]:>2} and {right[1]:>2}"
+            )
+    return "\n".join(lines)
+
+
 def needle_hits(run: Recorded, method: str, model: str = SMOL) -> list[int]:
     """1 or 0 for each needle."""
     return each_needle(row(run, method, model)["needles"])
