@@ -181,11 +181,15 @@ def test_what_the_lesson_says_of_coding() -> None:
         ("mustafar-50-int4", "kivi-3", "2.5 times their KL (1.7 … 3.6)", True),
         ("lexico-8", "kivi-2", "0.5 times KIVI's (0.3 … 1.1", False),
         ("lexico-16", "kivi-3", "1.0 times, 0.6 … 1.7", False),
+        ("bounded-5", "bounded-5-huffman", "1.27 times as large at 5 % (1.03 … 1.55)", True),
+        ("bounded-2", "bounded-2-huffman", "1.15 times, 0.97 … 1.36", False),
+        ("bounded-5", "kivi-4", "1.9 times their KL (1.3 … 2.8)", True),
+        ("bounded-10", "bounded-5", "5.7 times the KL of 5 % (3.8 … 8.6)", True),
     ],
 )
 def test_prose_says_how_many_times_the_kl(worse: str, better: str, said: str, beyond: bool) -> None:
     assert said in prose("14")
-    times_said(worse, better, said.replace("KIVI's 4 bits", "KIVI"), beyond)
+    times_said(worse, better, said.replace("KIVI's 4 bits", "KIVI").replace(" 5 %", ""), beyond)
 
 
 def test_what_the_lesson_says_of_bytes_and_needles() -> None:
@@ -196,6 +200,38 @@ def test_what_the_lesson_says_of_bytes_and_needles() -> None:
     assert (stored["lexico-8"], stored["lexico-16"]) == (7507, 11523)
     names = ("mustafar-30", "kivi-2", "mustafar-50-int4", "lexico-8", "lexico-16")
     assert [judged[name].right for name in names] == [3, 2, 14, 1, 11]
+
+
+@pytest.mark.parametrize(
+    ("method", "levels", "bits", "coded", "stored"),
+    [("bounded-2", 26, 8, (12240, 7373), (13295, 11290)), ("bounded-5", 11, 4, (6480, 5375), (8097, 9791))],
+)
+def test_what_the_lesson_says_of_streams_in_the_whole_cache(
+    method: str, levels: int, bits: int, coded: tuple[int, int], stored: tuple[int, int]
+) -> None:
+    run = quality_run()
+    judged, names = chart.points(run), (method, f"{method}-huffman")
+    bound = ErrorBounded(int(method.partition("-")[2]) / 100)
+    assert (bound.steps + 1, bound.bits) == (levels, bits)
+    exact = []
+    for name, size in zip(names, coded, strict=True):
+        row = chart.row(run, name)
+        share = row["bytes"]["uncoded"] / (2 * l14.PLAIN)  # recorded in float32
+        exact.append(share * row["source"]["settings"]["tokens"])
+        assert round((row["bytes"]["stored"] - row["bytes"]["uncoded"]) / (1 - share)) == size
+    assert exact == [50, 128], "tokens that wait for their block, and the sinks"
+    assert tuple(round(judged[name].stored) for name in names) == stored
+    assert [judged[name].right for name in names] == [14, 14]
+    said = prose("14")
+    assert all(f"{n:,}" in said for n in (*coded, *stored)) and f"{levels} levels" in said
+    change = round(100 * (judged[names[1]].stored / judged[names[0]].stored - 1))
+    assert f"{abs(change)} % {'less' if change < 0 else 'more'}" in said
+
+
+def test_an_error_bound_of_ten_percent_takes_the_bytes_of_five() -> None:
+    judged = chart.points(quality_run())
+    assert judged["bounded-10"].stored == judged["bounded-5"].stored
+    assert ErrorBounded(0.1).bits == ErrorBounded(0.05).bits == 4
 
 
 @pytest.mark.weights

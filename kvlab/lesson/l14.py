@@ -169,6 +169,8 @@ FAMILIES = {
     "pruned, 4 bits": ("mustafar-50-int4",),
     "dictionary (lexico)": ("lexico-16", "lexico-8"),
     "KIVI, lesson 12": ("kivi-4", "kivi-3", "kivi-2"),
+    "error bound": ("bounded-2", "bounded-5", "bounded-10"),
+    "error bound, Huffman": ("bounded-2-huffman", "bounded-5-huffman"),
 }
 
 
