@@ -133,6 +133,8 @@ def _cost_axis(ax: Axes, full: Point, cost: str) -> None:
     dots = [float(x) for c in ax.collections for x, _ in np.asarray(c.get_offsets())]
     ax.set_xlim(0.45 * min(dots), 1.3 * max([*dots, top]))  # names of the cheapest stand to their left
     ax.set_xlabel(AXIS[cost])
+    if cost == "stored":
+        ax.set_xlim(left=min(top / 24, ax.get_xlim()[0]))  # room for the names of the smallest
 
 
 def _loss_axes(axes: Sequence[Axes], full: Point) -> None:
