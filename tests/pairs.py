@@ -153,6 +153,18 @@ CODECS: Makers = {
 }
 
 
+TOLERANCE = 1e-9  # float64; entries are the same, sums are taken in another order
+# Codecs that multiply matrices in float32: how that rounds depends on the processor and on how many entries
+# come at once, and now and then it turns a code over.
+ROUNDING = 2e-3
+ROUNDED = ("Hadamard, Quantize", "TurboQuant", "TurboQuant, residual", "Chain: LowRank, Quantize, Huffman")
+
+
+def tolerance(codec: str) -> float:
+    """How far logits may be apart that are computed from the same entries."""
+    return ROUNDING if codec in ROUNDED else TOLERANCE
+
+
 EVICTIONS: Makers = {
     "Window": lambda: Window(7),
     "StreamingLLM": lambda: StreamingLLM(2, 6),

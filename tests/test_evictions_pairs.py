@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from pairs import CODECS, EVICTIONS, STORES, codec_of, lm_of, make, refusal
+from pairs import CODECS, EVICTIONS, STORES, codec_of, lm_of, make, refusal, tolerance
 from small import ids
 from test_pairs import Plain, PlainCrossLayer
 from torch import Tensor
@@ -18,7 +18,6 @@ from kvlab.model.config import Config
 from kvlab.stores import FREE, Knobs, Layer, Step, Store, View
 from kvlab.stores.buffer import gather_slots
 
-TOLERANCE = 1e-9
 TOGETHER = [
     (store, codec, eviction)
     for store in STORES
@@ -125,7 +124,7 @@ def test_three_that_work_give_what_lists_of_entries_give(store: str, codec: str)
         cache = make(store, codec, eviction=EVICTIONS[name]())
         plain = Cache(lm, store=ListStore(), codec=codec_of(codec), eviction=EVICTIONS[name]())
         for got, wanted in zip(walk(lm, cache), walk(lm, plain), strict=True):
-            assert (got - wanted).abs().max() < TOLERANCE, name
+            assert (got - wanted).abs().max() < tolerance(codec), name
         kept = max(layer.keys.slots for layer in cache.layers if layer.knobs.eviction is not None)  # type: ignore[attr-defined]
         assert kept < 25, f"{name} has freed nothing"
 
