@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kvlab.measure.methods import METHODS
 from kvlab.measure.quality import Settings, quality
+from kvlab.measure.quality_runs import Factory
 
 from .chart_points import SMOL, Point, row, settings
 from .recorded import Recorded
@@ -18,9 +20,19 @@ if TYPE_CHECKING:
 def again(lm: Decoder, run: Recorded, method: str) -> float:
     """The KL of a recorded method on the first of its texts, measured here."""
     s = row(run, method, SMOL)["source"]["settings"]
-    first = Settings(offsets=1, tokens=s["tokens"], further=s["further"], evaluations=("kl",))
-    found = quality(lm, {method: METHODS[method].factory(lm)}, first, progress=False)
-    return float(found[method]["kl"][0])
+    return kl_of_first_text(lm, {"": METHODS[method].factory(lm)}, s["tokens"], s["further"])[""]
+
+
+def kl_of_first_text(
+    lm: Decoder, caches: Mapping[str, Factory], tokens: int = 512, further: int = 64
+) -> dict[str, float]:
+    """KL on the first text of the recorded run, token by token, of caches that are made for a task.
+
+    The first text is the same for any number of texts.
+    """
+    settings = Settings(offsets=1, tokens=tokens, further=further, evaluations=("kl",))
+    found = quality(lm, caches, settings, progress=False)
+    return {name: float(result["kl"][0]) for name, result in found.items()}
 
 
 def line(p: Point) -> str:

@@ -16,9 +16,7 @@ from kvlab.measure.quality_runs import Prompt, continuation, reference, seen_by,
 from kvlab.measure.quality_texts import windows
 from kvlab.stores.stream import GrowingStream
 
-from .chart_points import kl as kl
-from .chart_points import more as more
-from .chart_points import row as row
+from .chart_points import row
 from .recorded import Recorded
 
 if TYPE_CHECKING:

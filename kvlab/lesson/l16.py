@@ -11,11 +11,12 @@ from torch import Tensor
 
 import kvlab
 from kvlab.eviction import Eviction
+from kvlab.measure.quality_runs import Factory
 from kvlab.measure.quality_stats import each_needle
 from kvlab.stores import Step, View
 
+from .again import kl_of_first_text
 from .chart_points import Point
-from .judged_points import kl_of_first_text
 from .recorded import Recorded
 from .style import token_text
 
@@ -166,7 +167,11 @@ class LengthForPosition(kvlab.SnapKV):
 
 def kl_here(lm: Decoder, evictions: Mapping[str, Eviction]) -> dict[str, float]:
     """KL on the first text of the recorded run, token by token through a real cache."""
-    return kl_of_first_text(lm, {name: {"eviction": one} for name, one in evictions.items()})
+
+    def maker(one: Eviction) -> Factory:
+        return lambda task: kvlab.Cache(lm, eviction=one)
+
+    return kl_of_first_text(lm, {name: maker(one) for name, one in evictions.items()})
 
 
 def weigh(keys: Tensor, values: Tensor, query: Tensor, bias: Tensor) -> Tensor:
