@@ -21,7 +21,14 @@ def inputs(draw: Draw):
 
 
 def count(
-    residual_exact=True, sink_exact=True, partial="exact", scales=2, exact=4, share="channels", code=None
+    residual_exact=True,
+    sink_exact=True,
+    partial="exact",
+    scales=2,
+    exact=4,
+    share="channels",
+    code=None,
+    unit=1,
 ):
     """Right, but for what is given otherwise."""
 
@@ -32,8 +39,9 @@ def count(
         rest = tokens - sink - (free if partial == "sealed" else min(free, blocks * group))
         sealed = free if partial == "sealed" else blocks * group
         codes = sealed * channels * (code or bits) / 8
-        groups = blocks * channels if share == "channels" else sealed
-        return codes + 2 * scales * groups + exact * channels * (sink + rest)
+        groups = {"channels": blocks * channels, "tokens": sealed, "blocks": blocks}[share]
+        kept = sink + (residual if partial == "lost" else rest)
+        return unit * (codes + 2 * scales * groups + exact * channels * kept)
 
     return stored_bytes
 
@@ -52,11 +60,16 @@ def wrong(message, **how):
 
 
 wrong("Codes only: without the scales and minima nobody can read them back.", scales=0)
+wrong("You count bits: eight of them are a byte.", unit=8)
+wrong("fp16 is 2 bytes: a scale and a minimum are 4 together.", scales=4)
 wrong("You count scales but no minima: each group has both, 2 bytes each.", scales=1)
 wrong("The newest `residual` tokens are exact: 4 bytes a number.", residual_exact=False)
 wrong("The first `sink` tokens are exact, too.", sink_exact=False)
 wrong("A block is sealed when it is full: tokens that do not fill one stay exact.", partial="sealed")
+wrong("What does not fill a block is left out: it stays exact.", partial="lost")
+wrong("You left the exact tokens out: they take 4 bytes a number.", exact=0)
 wrong("You pad the last block: what does not fill one stays exact instead.", partial="padded")
 wrong("The exact entries are float32 in this model: 4 bytes a number, not 2.", exact=2)
 wrong("One scale a token: by channel it is one for each channel of each block.", share="tokens")
+wrong("One scale a block: by channel each block has one for each of its channels.", share="blocks")
 wrong("A whole byte for each code: packed, codes of `bits` bits take bits/8 bytes.", code=8)

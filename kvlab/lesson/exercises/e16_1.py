@@ -24,11 +24,12 @@ def inputs(draw: Draw):
 
 
 # The function, but for what is counted, which are candidates, and in which order they are returned.
-def variant(count=lambda a: a.sum(0), others=True, largest=True, order=True, protect=True):
+def variant(count=lambda a: a.sum(0), others=True, largest=True, order=True, protect=True, more=False):
     def heavy_hitters(attention, budget, recent):
         tokens = attention.shape[1]
         worth = count(attention).clone()
-        n = budget if not protect else budget - recent
+        n = budget if more or not protect else budget - recent
+        n = min(n, tokens - recent)
         candidates = worth[: tokens - recent] if others and protect else worth
         best = candidates.topk(n, largest=largest).indices
         kept = torch.cat((best, torch.arange(tokens - recent, tokens))) if protect else best
@@ -57,6 +58,9 @@ def wrong(message, **how):
 wrong("You forgot the recent ones: they stay even if little attention has reached them yet.", protect=False)
 wrong("You chose among all tokens, so a recent one takes a heavy hitter's place: fewer than `budget` stay.",
       others=False)  # fmt: skip
+wrong(
+    "You keep `budget` heavy hitters and the recent ones besides. `budget` is for both together.", more=True
+)
 wrong(
     "You looked at the last query only. That is TOVA; H2O adds up all queries so far.", count=lambda a: a[-1]
 )

@@ -58,7 +58,10 @@ wrong("You count entries. Each may already stand for several tokens: add up `cou
       bias=lambda counts: torch.tensor(float(len(counts))).log())  # fmt: skip
 wrong("You add up the logarithms: that is the log of the product. Take the log of the sum.",
       bias=lambda counts: counts.log().sum())  # fmt: skip
+wrong("You leave `counts` out everywhere: an entry that stands for three tokens weighs three times as much.",
+      key=plain, value=plain, bias=lambda counts: torch.tensor(float(len(counts))).log())  # fmt: skip
 wrong("Keys and values are plain means. An entry that stands for three tokens weighs three times as much.",
       key=plain, value=plain)  # fmt: skip
+wrong("Keys and values are added up: take their means, weighted by `counts`.", key=total, value=total)
 wrong("The values are added up. The softmax already weighs the entry by its count: take their mean.",
       value=total)  # fmt: skip
