@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_the_other_gpu_cells_draw_the_records(results: Path, monkeypatch: pytest
     """Lesson 03's step times, and lesson 07's roofline."""
     monkeypatch.setenv("KVLAB_RESULTS", str(results))
     assert isinstance(l03_figures.step_times(l03.decode_run("cuda")), Drawing)
-    run = l07.run_with("gpu-decode-llama2-7b", "decode steps on a GPU")
+    run = lesson.recorded("gpu-decode-llama2-7b", gpu=True)
     assert isinstance(l07_figures.roofline(run, l07.step_points(run)), Drawing)
     (row,) = lesson.recorded("gpu-hold-100k", gpu=True).rows  # lesson 07 prints these
     assert {"path", "tokens", "stored_bytes", "median"} <= set(row)
@@ -104,10 +105,30 @@ def test_a_gpu_is_measured_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -
     assert here.rows and isinstance(gpu_figures.growth(NotMeasured("x", "x"), here), Drawing)
 
 
-@pytest.mark.parametrize("number", ["08", "09", "10", "13", "18"])
-def test_every_lesson_asks_for_records_that_the_bench_writes(number: str) -> None:
+def code_of(number: str) -> str:
     (path,) = (Path(__file__).parents[1] / "notebooks").glob(f"{number}_*.ipynb")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    sources = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    named = [p for p in PARTS if f'lesson.recorded("gpu-{p}", gpu=True)' in sources]
-    assert len(named) == 1 and f'gpu_figures.live("{named[0]}")' in sources, named
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+@pytest.mark.parametrize("number", ["07", "08", "09", "10", "13", "17", "18", "20"])
+def test_every_lesson_asks_for_records_that_the_bench_writes(number: str) -> None:
+    asked = re.findall(r'lesson\.recorded\(\s*"gpu-([^"]+)", gpu=True', code_of(number))
+    assert asked and set(asked) <= set(PARTS)
+
+
+@pytest.mark.parametrize("number", ["08", "09", "10", "13", "18"])
+def test_some_measure_one_part_where_there_is_a_gpu(number: str) -> None:
+    code = code_of(number)
+    (named,) = [p for p in PARTS if f'lesson.recorded("gpu-{p}", gpu=True)' in code]
+    assert f'gpu_figures.live("{named}")' in code
+
+
+def test_what_is_missing_is_said_with_the_command_that_measures_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVLAB_RESULTS", str(tmp_path))
+    for part in PARTS:
+        said = repr(lesson.recorded(f"gpu-{part}", gpu=True))
+        assert "Not yet measured on a GPU" in said and f"bench gpu --only {part} --out results" in said
+    assert "--only decode-smollm2 " in repr(l03.decode_run("cuda", tmp_path))

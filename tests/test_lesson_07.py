@@ -108,9 +108,8 @@ def decode_rows() -> list[dict[str, Any]]:
     ]
 
 
-def test_a_run_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
-    missing = l07.run_with("nothing", "the moon", tmp_path)
-    assert isinstance(missing, NotMeasured) and repr(missing) == "Not yet measured: the moon."
+def test_without_a_run_nothing_is_drawn() -> None:
+    missing = NotMeasured("x", "not yet")
     assert l07.step_points(missing) == []
     for figure in (
         l07_figures.in_memory(missing, 1), l07_figures.roofline(missing, []), l07_figures.batch_times(missing)
@@ -130,7 +129,7 @@ def test_points_of_a_record(tmp_path: Path) -> None:
 
 
 def test_the_committed_memory_run_agrees_with_the_plan() -> None:
-    run = l07.run_with("memory-cpu", "resident memory")
+    run = recorded("memory-cpu")
     assert isinstance(run, Recorded) and run.rows and not run.report.errors
     assert "dirty" not in run.report.commit
     for row in run.rows:

@@ -94,8 +94,8 @@ def test_what_was_never_measured_is_said(results: Path) -> None:
     record(results / "load.json")
     with pytest.raises(FileNotFoundError, match="there are: load"):
         lesson.recorded("decode")
-    missing = lesson.recorded("decode_h100", gpu=True)
-    assert not missing and repr(missing) == missing.caption == "decode_h100: not yet measured on a GPU."
+    missing = lesson.recorded("gpu-growth", gpu=True)
+    assert not missing and repr(missing) == missing.caption and missing.caption.startswith("Not yet measured")
 
 
 def test_damaged_records_and_a_missing_folder(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,3 +142,10 @@ def test_heat_table_is_readable_and_safe() -> None:
 def test_heat_table_refuses_labels_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"shape \(1, 2\)"):
         tables.heat_table([[1, 2]], ["a"], ["b"], caption="")
+
+
+def test_ticks_are_plain_numbers_or_powers() -> None:
+    places = [0, 0.001, 0.5, 2, 1024, 100_000, 1_000_000]
+    assert [style.tick(v) for v in places] == ["0", "0.001", "0.5", "2", "1,024", "100,000", "1,000,000"]
+    assert [style.tick(v) for v in (1e-4, 1e-8, 1e7)] == ["$10^{-4}$", "$10^{-8}$", "$10^{7}$"]
+    assert style.tick(3e-5) == "3.0e-05"  # no power of ten: nothing shorter says it

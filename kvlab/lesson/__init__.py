@@ -81,7 +81,7 @@ drawing a few hundred, and two to four times less if the same one is changed and
 
 **Recorded runs** (`kvlab bench … --out`): `run = lesson.recorded("decode_cpu")`, `run.rows`,
 `run.select(batch=1)` (the rows with that), `run.caption`; for a GPU record
-`lesson.recorded("decode_h100", gpu=True)` is false where it is not there, and shows "not yet measured".
+`lesson.recorded("gpu-growth", gpu=True)` is false where it is not there, and says how to measure it.
 
 **Package lines**: `lesson.source(kvlab.stores.dynamic.Dynamic, docstring=False)`.
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from .style import (
     ATTENTION,
@@ -27,6 +27,7 @@ from .style import (
     drawing,
     number,
     styled,
+    tick,
     token_text,
 )
 
@@ -150,7 +151,7 @@ def curves(
     if log_x:
         _ticks_at(ax.xaxis, as_array(x))
     if log_y:
-        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        ax.yaxis.set_major_formatter(tick)
     else:
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     direct_labels(ax, ends)
@@ -166,7 +167,7 @@ def _ticks_at(axis: Axis, values: np.ndarray) -> None:
     """Ticks at the measured places, written as plain numbers, at most eight of them."""
     shown = values[:: -(-len(values) // 8)]
     axis.set_major_locator(FixedLocator(shown.tolist()))
-    axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.set_major_formatter(tick)
     axis.set_minor_locator(NullLocator())
 
 

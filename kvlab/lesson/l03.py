@@ -24,7 +24,7 @@ from kvlab.stores import FREE, Dynamic, Step
 from kvlab.stores.base import Knobs, View
 from kvlab.stores.dynamic import DynamicLayer
 
-from .recorded import NotMeasured, Recorded, results_folder
+from .recorded import NotMeasured, Recorded, results_folder, unmeasured
 
 if TYPE_CHECKING:
     from kvlab.model.config import Config
@@ -156,8 +156,8 @@ def decode_run(device: str = "cpu", folder: Path | None = None) -> Recorded | No
     if found:
         small = "smollm2-135m"
         return max(found, key=lambda r: (model_of(r) == small, len(speedup_points(r)), r.report.date))
-    where = "a GPU" if device == "cuda" else "a CPU"
-    return NotMeasured("decode", f"Decode steps are not yet measured on {where}.")
+    text = unmeasured("decode-smollm2") if device == "cuda" else "Not yet measured on a CPU."
+    return NotMeasured("decode", text)
 
 
 def step_points(run: Recorded, path: str) -> list[tuple[int, float]]:

@@ -84,12 +84,16 @@ def shown(context: Context, forgotten: Sequence[int]) -> str:
 
 def _row(word: str, p: float, before: float | None) -> str:
     bar = f'<div style="background:{BLUE};width:{260 * p:.0f}px;height:12px"></div>'
-    was = "" if before is None else f"was {before:.0%}" if before >= 0.005 else "was under 1%"
+    was = "" if before is None else f"was {_percent(before)}"
     return (
         f'<tr><td style="text-align:right">{token_html(word)}</td><td style="width:270px">{bar}</td>'
-        f'<td style="text-align:right">{p:.0%}</td>'
+        f'<td style="text-align:right">{_percent(p)}</td>'
         f'<td style="color:{QUIET};padding-left:12px">{was}</td></tr>'
     )
+
+
+def _percent(p: float) -> str:
+    return f"{p:.0%}" if p >= 0.005 else "under 1%"
 
 
 @styled

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,10 +17,9 @@ from kvlab.measure.clock import measure
 from kvlab.measure.flops import decode_flops
 from kvlab.measure.growth import append, shell
 from kvlab.measure.outline import CachedLayer, Outline, outline
-from kvlab.measure.report import read_report
 from kvlab.zoo.shapes import SHAPES
 
-from .recorded import NotMeasured, Recorded, results_folder
+from .recorded import NotMeasured, Recorded
 
 if TYPE_CHECKING:
     from kvlab.model.config import Config
@@ -72,14 +70,6 @@ def variants(name: str = "llama2-7b") -> dict[str, Outline]:
 
 
 # --- recorded runs --------------------------------------------------------------------------------------
-
-
-def run_with(name: str, what: str, folder: Path | None = None) -> Recorded | NotMeasured:
-    """The recorded run results/<name>.json, or a sentence that `what` is not yet measured."""
-    path = (folder or results_folder()) / f"{name}.json"
-    if not path.is_file():
-        return NotMeasured(name, f"Not yet measured: {what}.")
-    return Recorded(name, read_report(path))
 
 
 def resident(run: Recorded, store: str, moment: str) -> list[tuple[int, float]]:

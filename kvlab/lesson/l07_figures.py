@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from kvlab.measure.memory import MORE, PROMPT
 from kvlab.measure.outline import Outline
@@ -14,7 +14,21 @@ from kvlab.model.config import Config
 
 from .l07 import StepPoint, batch_points, ceilings_of, read_per_token, resident
 from .recorded import NotMeasured, Recorded
-from .style import BLUE, GREEN, INK, MEASURED, OCHRE, PLUM, QUIET, RUST, THEORY, Drawing, drawing, styled
+from .style import (
+    BLUE,
+    GREEN,
+    INK,
+    MEASURED,
+    OCHRE,
+    PLUM,
+    QUIET,
+    RUST,
+    THEORY,
+    Drawing,
+    drawing,
+    styled,
+    tick,
+)
 
 KINDS = {"MHA": RUST, "GQA": BLUE, "MQA": GREEN, "MLA": PLUM}
 MB, KB = 1e6, 1e3
@@ -120,7 +134,7 @@ def roofline(
         ax.annotate(live.label, (live.intensity, live.rate / 1e9), (-8, -16), ha="center", **note)
     ax.annotate("bandwidth", (0.35, 0.35 * read / 1e9), (-6, 10), rotation=38, ha="center", **note)
     ax.annotate("arithmetic", (x[-1], matmul / 1e9), (0, 6), ha="right", **note)
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ax.xaxis.set_major_formatter(tick)
     rates = [point.rate for point in (*points, *([live] if live else []))]
     ax.set_ylim(min(rates) / 2e9, matmul / 1e9 * 2)
     _plain(ax.yaxis)
@@ -168,7 +182,7 @@ def batch_times(run: Recorded | NotMeasured) -> Drawing | NotMeasured:
 def _plain(axis: Any) -> None:
     """A log axis of a decade or three with plain numbers at 1, 2, 5, 10 …"""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.set_major_formatter(tick)
     axis.set_minor_locator(NullLocator())
 
 
@@ -176,5 +190,5 @@ def _only(axis: Any, values: Sequence[float], most: int) -> None:
     """Ticks at the measured places, the larger ones first where there are many."""
     shown = sorted(values)[::-1][:most]
     axis.set_major_locator(FixedLocator(shown))
-    axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.set_major_formatter(tick)
     axis.set_minor_locator(NullLocator())

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ipywidgets import HTML, Button, FloatLogSlider, FloatSlider, HBox, Layout, RadioButtons
-from matplotlib.ticker import StrMethodFormatter
 
 from . import memory
-from .style import BLUE, GREEN, INK, QUIET, RUST, Drawing, drawing, number, styled
+from .style import BLUE, GREEN, INK, QUIET, RUST, Drawing, drawing, number, styled, tick
 from .tables import card, inline
 from .widgets import Exhibit, picture_html
 
@@ -193,7 +192,7 @@ def number_line(mine: float, measured: float, question: Question, alt: str) -> D
         side = _side(value, axes.get_xlim(), question.log)
         axes.text(value, height, label, color=colour, ha=side, va=where)
     axes.set_yticks([])
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_major_formatter(tick)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel({"": "value", "×": "times"}.get(question.unit, question.unit))
     return figure

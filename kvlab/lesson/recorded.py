@@ -82,17 +82,25 @@ def results_folder() -> Path:
     return folder
 
 
+def unmeasured(part: str) -> str:
+    """What stands in the place of a GPU figure, for a part of `kvlab bench gpu`."""
+    return (
+        f"Not yet measured on a GPU. Where there is one, "
+        f"`python -m kvlab bench gpu --only {part} --out results` measures it."
+    )
+
+
 def recorded(name: str, gpu: bool = False) -> Recorded | NotMeasured:
     """The run `results/<name>.json`.
 
-    With `gpu=True` a run that does not exist gives `NotMeasured` ("not yet measured on a GPU"), so that a
-    lesson can show the rest; otherwise FileNotFoundError lists the runs there are. ValueError: the file
-    is no recorded run.
+    With `gpu=True`, for the records `gpu-<part>` of `kvlab bench gpu`, a run that does not exist gives
+    `NotMeasured`, which says how to measure it, so that a lesson can show the rest; otherwise
+    FileNotFoundError lists the runs there are. ValueError: the file is no recorded run.
     """
     path = results_folder() / f"{name}.json"
     if not path.is_file():
         if gpu:
-            return NotMeasured(name, f"{name}: not yet measured on a GPU.")
+            return NotMeasured(name, unmeasured(name.removeprefix("gpu-")))
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise FileNotFoundError(f"there is no recorded run {name!r} in results/; there are: {there}")
     return Recorded(name, read_report(path))

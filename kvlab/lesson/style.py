@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -161,6 +162,15 @@ def number(value: float) -> str:
     if value and not 1e-3 <= abs(value) < 1e7:
         return f"{value:.1e}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def tick(value: float, _index: float = 0) -> str:
+    """What stands at a place of an axis: a plain number from 0.001 to ten million, else a power of ten."""
+    if value and not 1e-3 <= abs(value) < 1e7:
+        power = math.log10(abs(value))
+        whole = value > 0 and abs(power - round(power)) < 1e-6
+        return f"$10^{{{round(power)}}}$" if whole else f"{value:.1e}"
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,g}"
 
 
 def dark_text(colour: str) -> str:
