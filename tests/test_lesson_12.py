@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,14 @@ def test_the_dial_shows_what_is_stored(scene: l12_dial.Scene, smaller: None) -> 
         assert dial.view.html.value != before and "failed" not in dial.view.html.value
 
 
+@pytest.mark.parametrize(("codec", "wanted"), [(None, 640), (KIVI(2, 16, residual=0), 80)])
+def test_the_bar_is_in_the_full_caches_float32(codec: KIVI | None, wanted: int) -> None:
+    x = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    stream = None if codec is None else codec.at(0, "keys")
+    widths = re.findall(r"width:(\d+)px;background:#", l12_dial.bar(l12.write(stream, x), width=640))
+    assert sum(map(int, widths)) == wanted
+
+
 def test_the_dial_runs_the_model_when_asked(scene: l12_dial.Scene, smaller: None) -> None:
     dial = l12_dial.BitDial(scene)
     assert "KL" in dial.heard.html.value, "the first state is computed"
@@ -283,6 +292,30 @@ def test_needles_go_at_two_bits() -> None:
     assert chart.more(RUN, "fp8", "int8").low > 1
     assert chart.more(RUN, "token-4", "kivi-4").mean > 2 and chart.more(RUN, "token-2", "kivi-2").mean > 3
     assert chart.more(RUN, "kivi-4", "channel-4-sink").low > 1
+    way = ("token", "channel", "kivi")
+    for worse, better in [(f"{w}-{b - 1}", f"{w}-{b}") for w in way for b in (4, 3)]:
+        t = chart.more(RUN, worse, better)
+        assert t.low > 2 and t.mean > 4, "each bit less costs several times the KL"
+    three, two = ([sum(chart.needle_hits(RUN, f"{w}-{b}")) for w in way] for b in (3, 2))
+    assert min(three) >= 12 and max(two) <= 4
+
+
+def test_with_token_0_exact_the_axis_of_the_values_matters_on_gemma_only() -> None:
+    assert isinstance(RUN, Recorded)
+    pair = ("channel-4-sink", "kivi-4-sink")
+    assert chart.more(RUN, *pair).low < 1 < chart.more(RUN, *pair).high
+    assert chart.more(RUN, *pair, chart.GEMMA).low > 1
+
+
+def test_the_coded_caches_of_the_record_keep_the_newest_32_exact_and_int8_none() -> None:
+    from kvlab.measure.methods import METHODS
+
+    for name in ("token-4", "channel-3", "kivi-2", "kivi-2-sink"):
+        made = METHODS[name].arguments(None, None)["codec"]
+        pair = made if isinstance(made, tuple) else (made.at(0, "keys"), made.at(0, "values"))
+        assert {codec.residual for codec in pair} == {32}
+        assert {codec.sink for codec in pair} == {4 if "sink" in name else 0}
+    assert kvlab.Int8().residual == kvlab.Fp8().residual == 0
 
 
 def test_the_record_comes_from_a_clean_checkout() -> None:
@@ -314,11 +347,15 @@ def test_what_the_lesson_says_of_keys_values_and_token_0(smollm2: Decoder) -> No
         assert channel < token / 2
     errors = [l12.error(Quantize(bits, "channel", 32), keys) for bits in (4, 3, 2)]
     assert errors[1] > 2 * errors[0] and errors[2] > 2 * errors[1]
+    assert 2.7 < l12.error(Quantize(2, "channel", 8), keys) / errors[0] < 3.3
     seen = l12.Attended.take(smollm2, ids)
     channel, token = Quantize(2, "channel", 32), Quantize(2, "token", 32)
     assert l12.error(channel, values) < l12.error(token, values)
     assert seen.mixed_error(channel, values) > 1.6 * seen.mixed_error(token, values)
-    assert round(float(seen.received()[0]), 1) == 0.3
+    assert round(float(seen.received()[0]), 1) == 0.3 and round(float(seen.received()[9]), 2) == 0.05
+    back = torch.stack([a[:, -128:].mean(0) for a in seen.maps]).mean(0)  # [queries, tokens]
+    newest = sum(float(row[128 + q - 31 : 129 + q].sum()) for q, row in enumerate(back)) / 128
+    assert newest > 0.35  # of all attention: more than token 0 has
     assert l12.first_norm(keys) < 0.4 and l12.first_norm(values) < 0.3
     assert l12.token_errors(channel, values)[0] > 1.3 > 0.6 > l12.token_errors(token, values)[0]
     codecs = {f"{bits} bits": KIVI(bits, 32, residual=0) for bits in (4, 3, 2)}
@@ -333,6 +370,10 @@ def test_what_the_lesson_says_of_its_texts(smollm2: Decoder) -> None:
     a = l12.say(smollm2, PROMPT, (by_channel, by_token), 14)
     b = l12.say(smollm2, PROMPT, (by_token, by_channel), 14)
     assert a.prompt_bytes == b.prompt_bytes == 64 * 23040 * 3 / 16
+    later = kvlab.Cache(smollm2, codec=by_token)
+    smollm2(batch(smollm2.tokenizer.encode(PROMPT)), later)
+    smollm2(batch([5]), later)
+    assert later.layers[0].values.sealed_slots == 65  # what comes later is rounded, too
     assert a.text.startswith(" its beautiful bridges") and "building, the building" in b.text
     full, int4 = (l12.say(smollm2, PROMPT, codec, 14).text for codec in (None, Quantize(4)))
     assert full != int4 and int4.startswith(" its beautiful architecture")

@@ -70,6 +70,10 @@ def test_the_strip_follows_its_controls(watched: l16.Watched) -> None:
     assert struck == len(watched.ids) - int(0.5 * len(watched.ids))
     budget.value = "100 %"
     assert "line-through" not in view.html.value
+    assert view.html.value.count("inline-block") == len(watched.ids), "lines can't break inside a token only"
+    assert view.html.value.startswith("<div") and view.html.value.count("#FCFBF8") == 1, (
+        "all of it on the card"
+    )
     assert view.html.value != before
 
 
@@ -144,6 +148,17 @@ def test_the_wrong_positions_are_those_of_the_slots(tiny: Decoder) -> None:
     queries, keys = policy.rope(held, step)
     assert queries[0, 0].tolist() == [24, 25]
     assert keys[0, 0, :24].tolist() == right.layers[0].ledger[0, 0].tolist()
+
+
+def test_snapkv_holds_what_comes_after_the_prompt_and_the_others_do_not(tiny: Decoder) -> None:
+    text = torch.randint(0, 200, (1, 50), generator=torch.Generator().manual_seed(2))
+    for name, policy in l16.policies(24, tiny.config.num_hidden_layers).items():
+        cache = kvlab.Cache(tiny, eviction=policy)
+        tiny(text[:, :40], cache)
+        for i in range(40, 50):
+            tiny(text[:, i : i + 1], cache)
+        held = torch.stack([(layer.ledger[0] >= 0).sum(-1).float().mean() for layer in cache.layers]).mean()
+        assert held == (34 if name in ("SnapKV", "AdaKV", "PyramidKV") else 24), name
 
 
 def test_equal_keys_merge_exactly_with_the_count_and_not_without() -> None:

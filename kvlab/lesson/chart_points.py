@@ -127,15 +127,16 @@ def more(run: Recorded, worse: str, better: str, model: str = SMOL) -> Interval:
 
 
 def on_both(run: Recorded, pairs: Iterable[tuple[str, str]]) -> str:
-    """A line for each pair (worse, better) and model: the ratio of their KL, and the needles of each."""
+    """Each pair (worse, better), and under it a line a model: the ratio of their KL, the needles of each."""
     lines = []
     for worse, better in pairs:
+        lines.append(f"{worse} / {better}")
         for model in (SMOL, GEMMA):
             t = more(run, worse, better, model)
             right = [sum(needle_hits(run, name, model)) for name in (worse, better)]
             lines.append(
-                f"{worse:>19} / {better:<14} {model:>12}: KL {t.mean:>4.1f} times ({t.low:.1f} … "
-                f"{t.high:.1f}), needles {right[0]:>2} and {right[1]:>2}"
+                f"  {model:>12}: KL {t.mean:>4.1f} times ({t.low:.1f} … {t.high:.1f}), "
+                f"needles {right[0]} and {right[1]}"
             )
     return "\n".join(lines)
 

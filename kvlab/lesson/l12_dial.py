@@ -141,15 +141,17 @@ def _row(name: str, x: Tensor, found: Written) -> str:
 
 
 def bar(found: Written, width: int = 560) -> str:
-    """The bytes of a stream, split by what they are; the full width is what float16 would take."""
-    half = 2 * found.back.numel()
+    """The bytes of a stream, split by what they are, in the float32 of the full cache; float16 is marked."""
+    full = 4 * found.back.numel()
     pieces = "".join(
-        f'<div title="{name}" style="width:{round(width * n / half)}px;background:{PARTS[name]}"></div>'
+        f'<div title="{name}" style="width:{round(width * n / full)}px;background:{PARTS[name]}"></div>'
         for name, n in found.parts.items()
     )
     words = ", ".join(f'<b style="color:{PARTS[name]}">{name}</b> {n:,} B' for name, n in found.parts.items())
-    frame = f"display:flex;width:{width}px;height:12px;border:1px solid {QUIET};overflow:hidden"
-    return f'<div style="{frame}">{pieces}</div><div>{words} (frame: float16, {half:,} B)</div>'
+    mark = f"linear-gradient({QUIET},{QUIET}) 50% 0/1px 100% no-repeat"
+    frame = f"display:flex;width:{width}px;height:12px;border:1px solid {QUIET};background:{mark}"
+    says = f"{words} (frame: float32, {full:,} B; line: float16)"
+    return f'<div style="{frame};overflow:hidden">{pieces}</div><div>{says}</div>'
 
 
 def heard(scene: Scene, setting: Setting) -> str:

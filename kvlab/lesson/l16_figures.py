@@ -100,6 +100,8 @@ def received(watched: Watched) -> Drawing:
     figure, (ax,) = drawing(7.4, 2.7, alt="attention by position: the first token receives far more than any")
     ax.bar(range(len(share)), share, width=1.0, color=COLOURS[0])
     ax.set_yscale("log")
+    ax.set_yticks([0.1, 1, 10], [".1", "1", "10"])
+    ax.minorticks_off()
     ax.set_xlabel("position")
     ax.set_ylabel("% of all attention")
     ax.annotate(f"position 0: {share[0]:.0f} %", (0, share[0]), (14, -2), textcoords="offset points")

@@ -58,14 +58,15 @@ def strip_html(watched: Watched, kept: Tensor) -> str:
         if i in digits:
             style += f"outline:2px solid {RUST};"
         title = f"position {i}: kept by {part * len(kept):.0f} of {len(kept)} head(s)"
-        spans.append(f'<span style="{style}padding:1px 2px;margin:1px" title="{title}">{escape(word)}</span>')
+        style += "display:inline-block;padding:1px 2px;margin:1px;line-height:1.3"  # a line may break between
+        spans.append(f'<span style="{style}" title="{title}">{escape(word)}</span>')
     here = sum(int(kept[:, i].sum()) for i in digits)
     line = (
         f"{int(kept.sum(1).float().mean().round())} of {len(share)} entries a head stay; "
         f"of the needles' {len(digits)} tokens, {here} of {len(digits) * len(kept)} entries (boxed)."
     )
-    words = f'<div style="line-height:1.9;font-family:monospace;font-size:12px">{"".join(spans)}</div>'
-    return card(inline(line)) + words
+    words = f'<div style="font-family:monospace;font-size:12px;margin-top:6px">{"".join(spans)}</div>'
+    return card(inline(line) + words)
 
 
 @styled

@@ -20,7 +20,8 @@ QUIZ = [
             "channels, and their few levels would lie far apart.",
             "there are fewer channels than tokens": "The number of groups is the same: one for each 32 "
             "numbers, along whichever axis.",
-            "rotary positions act on channels": "They do, but loud channels are there before rotation, too.",
+            "rotary positions act on channels": "They do, but loud channels are there before rotary "
+            "embedding, too.",
         },
         answer="the loud channel sets the scale for itself only",
     ),
