@@ -92,30 +92,14 @@ def test_the_work_picture_has_a_dark_square_for_each_row_computed() -> None:
     assert titles == ["without a cache: 12 rows", "with a cache: 5 rows"]
 
 
-def test_the_map_has_every_lesson_once_and_fills_the_core_path(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name in ("00_a.ipynb", "01_b.ipynb"):
-        (tmp_path / name).touch()
-    monkeypatch.setattr(l00, "NOTEBOOKS", tmp_path)
+def test_the_map_has_every_lesson_once_and_fills_the_core_path() -> None:
     assert sorted(lesson for _, lessons in l00.PARTS for lesson in lessons) == list(LESSONS)
     (ax,) = l00.course_map().axes
     filled = [p for p in ax.patches if p.get_facecolor()[3] > 0]
     assert len(ax.patches) == len(LESSONS) == 21
     assert len(filled) == len(CORE)
-    dashed = [p for p in ax.patches if p.get_linestyle() not in ("-", "solid")]
-    assert len(dashed) == len(LESSONS) - 2, "what is not written yet"
     texts = " ".join(text.get_text().replace("\n", " ") for text in ax.texts)
     assert all(f"{number} {title}" in texts for number, title in LESSONS.items())
-
-
-def test_where_there_are_no_notebooks_all_lessons_count_as_written(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert {"00", "01"} <= l00.written()
-    monkeypatch.setattr(l00, "NOTEBOOKS", tmp_path / "none")
-    assert l00.written() == set(LESSONS)
-    assert l00.course_map().alt.endswith("not written yet: none")
 
 
 @pytest.mark.weights

@@ -139,9 +139,9 @@ def test_the_buckets_move_and_have_a_picture() -> None:
     html = widget.view.html
     assert "<strong>2</strong> shapes" in html.value and "20 s" in html.value
     widget.step.value = 32
-    assert "step 32" in html.value
+    assert "the step, doubled as needed (32)" in html.value
     widget.rule.value = l09_buckets.RULES[3]
-    assert "<strong>1</strong> shapes" in html.value
+    assert "one size for all: <strong>1</strong> shape," in html.value
     data, _ = widget._repr_mimebundle_()
     assert data["image/png"] and data["text/plain"].startswith("[widget] Buckets")
     axes = l09_buckets.buckets_figure([64, 60, 100], 64).axes

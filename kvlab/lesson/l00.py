@@ -6,8 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from ipywidgets import IntSlider
@@ -158,40 +157,24 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-
-
-def written() -> set[str]:
-    """The lessons that there are so far: those with a file in notebooks/ (all, where that folder is not)."""
-    return {path.name[:2] for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")} or set(LESSONS)
-
-
 @styled
 def course_map() -> Drawing:
-    """All lessons, part by part from the top; the core path is filled, what is not written yet dashed."""
-    ready = written()
-    alt = f"{len(LESSONS)} lessons in {len(PARTS)} parts; the core path: {', '.join(CORE)}; "
-    alt += f"not written yet: {', '.join(sorted(set(LESSONS) - ready)) or 'none'}"
+    """All lessons, part by part from the top; the core path is filled."""
+    alt = f"{len(LESSONS)} lessons in {len(PARTS)} parts; the core path: {', '.join(CORE)}"
     figure, (ax,) = drawing(9.6, 6.2, alt=alt)
     for row, (part, lessons) in enumerate(PARTS):
         ax.text(-0.08, row + 0.45, part, ha="right", va="center", fontsize=10, fontweight="bold")
         for column, lesson in enumerate(lessons):
-            _box(ax, column, row, lesson, lesson in ready)
+            _box(ax, column, row, lesson)
     ax.set(xlim=(-1.0, 5), ylim=(len(PARTS), 0))
     ax.set_axis_off()
-    said = "Filled: the core path. Outlined: side trips."
-    ax.set_title(said if len(ready) == len(LESSONS) else f"{said} Dashed: not written yet.", fontsize=10)
+    ax.set_title("Filled: the core path. Outlined: side trips.", fontsize=10)
     return figure
 
 
-def _box(ax: Axes, column: int, row: int, lesson: str, ready: bool) -> None:
-    fill, line = PALE if lesson in CORE else "none", "-" if ready else (0, (3, 3))
-    look: dict[str, Any] = {
-        "facecolor": fill,
-        "edgecolor": BLUE if ready else QUIET,
-        "linestyle": line,
-        "linewidth": 1.2,
-    }
-    ax.add_patch(Rectangle((column + 0.02, row + 0.05), 0.95, 0.8, alpha=None if ready else 0.55, **look))
+def _box(ax: Axes, column: int, row: int, lesson: str) -> None:
+    fill = PALE if lesson in CORE else "none"
+    place = (column + 0.02, row + 0.05)
+    ax.add_patch(Rectangle(place, 0.95, 0.8, facecolor=fill, edgecolor=BLUE, linewidth=1.2))
     text = "\n".join(textwrap.wrap(f"{lesson} {LESSONS[lesson]}", 23, break_on_hyphens=False))
-    ax.text(column + 0.06, row + 0.45, text, va="center", fontsize=8, color=INK if ready else QUIET)
+    ax.text(column + 0.06, row + 0.45, text, va="center", fontsize=8)

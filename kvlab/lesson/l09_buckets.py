@@ -59,7 +59,8 @@ def shown(needed: Sequence[int], seconds: float, rule: str, step: int) -> str:
         mark = f"**{name}**" if name == rule else name
         rows.append((mark, f"{found.shapes}", f"{found.shapes * seconds:,.0f} s", f"{found.waste:.0%}"))
     columns = ("capacity", "shapes", "compiling them", "slots empty")
-    head = f"{len(needed)} texts, step {step}: **{mine.shapes}** shapes, "
+    stepped = f" ({step})" if rule in RULES[1:3] else ""  # the other two have no step
+    head = f"{len(needed)} texts, {rule}{stepped}: **{mine.shapes}** shape{'s' * (mine.shapes != 1)}, "
     head += f"**{mine.waste:.0%}** of the slots empty."
     caption = f"One compilation is taken as {seconds:.0f} s, as recorded."
     return card(inline(head)) + plain_table(rows, columns, caption=caption)
@@ -69,7 +70,7 @@ def shown(needed: Sequence[int], seconds: float, rule: str, step: int) -> str:
 def buckets_figure(needed: Sequence[int], step: int) -> Drawing:
     """Shapes and empty slots of each rule, for places where no widget runs."""
     found = {rule: outcome(rule, needed, step) for rule in RULES}
-    words = "; ".join(f"{rule}: {o.shapes} shapes, {o.waste:.0%} empty" for rule, o in found.items())
+    words = "; ".join(f"{rule}: shapes {o.shapes}, empty {o.waste:.0%}" for rule, o in found.items())
     figure, axes = drawing(8.2, 2.4, alt=words, columns=2, sharey=True)
     panels: tuple[tuple[list[float], str, str, str], ...] = (
         ([o.shapes for o in found.values()], "shapes to compile", BLUE, "{:.0f}"),
