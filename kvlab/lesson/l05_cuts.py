@@ -37,7 +37,11 @@ class Bars:
         self.bars = ax.bar(range(l05.LENGTH), [1] * l05.LENGTH, width=0.8, bottom=l05.FLOOR)
         self.edges = [ax.axvline(0, color=QUIET, linewidth=0.8, linestyle=":") for _ in range(l05.LENGTH)]
         ax.axhline(l05.SAME, color=QUIET, linewidth=0.8)
-        ax.text(-0.4, l05.SAME * 1.6, "above: wrong", fontsize=8, color=QUIET)
+        right = ax.get_yaxis_transform()  # beside the bars, which may fill the whole height
+        ax.text(1.005, l05.SAME, "above: wrong", fontsize=8, color=QUIET, va="center", transform=right)
+        self.zeros = [
+            ax.text(i, l05.FLOOR * 2, "0", fontsize=8, color=QUIET, ha="center") for i in range(l05.LENGTH)
+        ]
         ax.set(yscale="log", ylim=(l05.FLOOR, TOP), xlim=(-0.6, l05.LENGTH - 0.4))
         ax.set_xticks(range(l05.LENGTH))
         ax.grid(visible=False, axis="x")
@@ -46,7 +50,8 @@ class Bars:
 
     def draw(self, seen: Seen, sizes: Sequence[int]) -> Drawing:
         """Bars for the gaps of a run, `sizes` for where its calls begin."""
-        for bar, gap in zip(self.bars, seen.gaps[0].tolist(), strict=True):
+        for bar, zero, gap in zip(self.bars, self.zeros, seen.gaps[0].tolist(), strict=True):
+            zero.set_visible(gap <= l05.FLOOR)  # no place on a log axis
             bar.set_height(max(gap - l05.FLOOR, 0.0))
             bar.set_color(RUST if gap > l05.SAME else BLUE)
         starts = [sum(sizes[:i]) for i in range(1, len(sizes))]
