@@ -46,7 +46,7 @@ def test_bytes_against_what_is_lost() -> None:
 
 def test_a_line_says_what_a_method_loses_and_costs() -> None:
     said = line(point("quest-25", 0.1, 3, 0.25))
-    assert "quest-25: KL 0.1" in said and "needles  3/16, copied 0.40, read 25%" in said
+    assert "quest-25: KL 0.1" in said and "needles  3/16, copied 0.40, read 25%, stored " in said
     unasked = line(dataclasses.replace(point("quest-25", 0.1, 3), copied=float("nan")))
     assert "needles  3/16, read" in unasked
 

@@ -41,7 +41,7 @@ def line(p: Point) -> str:
     copied = "" if math.isnan(p.copied) else f", copied {p.copied:.2f}"
     return (
         f"{p.method:>23}: KL {k.mean:.3f} ({k.low:.3f} … {k.high:.3f}), needles {p.right:>2}/{p.asked}"
-        f"{copied}, read {p.read:.0%}, {p.stored:,.0f} B"
+        f"{copied}, read {p.read:.0%}, stored {p.stored:,.0f} B a token"
     )
 
 
