@@ -71,8 +71,11 @@ class Cache:
         self.codec, self.eviction, self.selection, self.blockwise = codec, eviction, selection, blockwise
         self.kernels = kernels
         for one in codec if isinstance(codec, tuple) else (codec,):
+            _expect("codec", one, Codec, "Int8()")
             if one is not None:
                 _checked(one.refuse, self.config)
+        _expect("eviction", eviction, Eviction, "SnapKV(128)")
+        _expect("selection", selection, Selection, "Quest(16, 4)")
         knobs = [self._knobs(i) for i in range(self.config.num_hidden_layers)]
         for i, of_layer in enumerate(knobs):
             _checked(self.kind.refuse, of_layer, self.config, i)
@@ -420,6 +423,11 @@ class Cache:
         size = "" if self.kind.capacity is None else f" of {self.kind.capacity}"
         what = " + ".join([self.kind.name, *knobs])
         return f"<Cache {what} for {self.config.name}: {self.used}{size} slots, {self.nbytes:,} B>"
+
+
+def _expect(knob: str, given: object, kind: type, example: str) -> None:
+    if not (given is None or isinstance(given, kind)):
+        raise CacheError(f"the {knob} must be one like kvlab.{example}, or None; not {given!r}.")
 
 
 def _checked(call: Callable[..., Any], *args: object) -> Any:

@@ -187,6 +187,21 @@ def test_members_refuse_settings_out_of_range(make, words: str) -> None:
         make()
 
 
+@pytest.mark.parametrize(
+    ("knob", "given", "words"),
+    [
+        ("codec", "int4", r"the codec must be one like kvlab.Int8\(\), or None; not 'int4'"),
+        ("codec", (Int8(), "int4"), "the codec must be one like"),
+        ("codec", Int8, "the codec must be one like"),
+        ("eviction", TopK(2), "the eviction must be one like"),
+        ("selection", SinkRecent(), "the selection must be one like"),
+    ],
+)
+def test_a_knob_takes_what_belongs_on_it(lm, knob: str, given: object, words: str) -> None:
+    with pytest.raises(CacheError, match=words):
+        Cache(lm, **{knob: given})
+
+
 def test_one_layer_of_knobs_is_enough_to_refuse(lm) -> None:
     with pytest.raises(CacheError, match="free nothing"):
         Cache(lm, store="static", capacity=9, eviction=_LastLayerOnly(1, 4))
