@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +12,9 @@ import pytest
 
 import kvlab
 from kvlab.lesson import chart, l20, l20_design, l20_figures, l20_said, l20_widget
-from kvlab.lesson.l20_design import FITS, REFUSED, TASKS, trial, verdict
+from kvlab.lesson.l20_design import FITS, REFUSED, TASKS, UNKNOWN, trial, verdict
 from kvlab.lesson.recorded import Recorded, recorded
+from kvlab.measure.quality import settings_of
 from kvlab.measure.report import Report
 from kvlab.model import Decoder
 
@@ -156,25 +158,26 @@ def test_a_design_is_judged_by_what_its_cache_holds_and_reads() -> None:
         ("answer fast", {"codec": kvlab.KIVI(4, 32, residual=32), "selection": quest}, "reads too much"),
         ("answer", {"selection": quest}, "holds too much"),
         ("answer", {"codec": kvlab.Quantize(4, "token", group_size=7)}, REFUSED),
-        ("answer", {"bits": 4}, REFUSED),
+        ("answer", {"bits": 4}, UNKNOWN),
     ):
         assert verdict(design, TASKS[task], 320) == says, (task, design)
 
 
 def test_remarks_name_the_knob(tiny: Decoder) -> None:
-    def said(design: dict[str, Any], task: str, held: float, read: float, missed: int) -> str:
-        return " ".join(l20_design.remarks(tiny, design, TASKS[task], held, read, missed))
+    def said(design: dict[str, Any], task: str, held: float, read: float, right: int) -> str:
+        return " ".join(l20_design.remarks(tiny, design, TASKS[task], held, read, right, 16))
 
-    assert "Over the budget" in said({}, "go on", 1.0, 1.0, 0)
-    assert "A selection saves no memory" in said({"selection": kvlab.Quest(16, 2)}, "answer", 1.1, 0.3, 0)
+    assert "Over the budget" in said({}, "go on", 1.0, 1.0, 16)
+    assert "A selection saves no memory" in said({"selection": kvlab.Quest(16, 2)}, "answer", 1.1, 0.3, 16)
     evicted = said({"eviction": kvlab.SnapKV(80)}, "answer", 0.2, 0.2, 3)
-    assert "frees entries for good" in evicted and "3 numbers are lost" in evicted
+    assert "frees entries for good" in evicted and "13 numbers are lost" in evicted and "fit" not in evicted
+    goes_on = said({"eviction": kvlab.SnapKV(80)}, "go on", 0.2, 0.2, 3)
+    assert goes_on.startswith("Its bytes fit the task: keep the text going. 13 numbers are lost")
     kivi = {"codec": kvlab.KIVI(4, 16, residual=32), "selection": kvlab.Quest(16, 2)}
-    assert "encodes 16 tokens together" in said(kivi, "answer fast", 0.4, 0.4, 0)
-    assert (
-        said({"codec": INT4}, "answer", 0.4, 0.4, 1)
-        == "Fits the task: answer questions about any part of it."
-    )
+    assert "encodes 16 tokens together" in said(kivi, "answer fast", 0.4, 0.4, 16)
+    fits = "Its bytes fit the task: answer questions about any part of it."
+    assert said({"codec": INT4}, "answer", 0.4, 0.4, 14) == fits
+    assert said({"codec": INT4}, "answer", 0.4, 0.4, 7).startswith(f"{fits} Most numbers were not found")
 
 
 def test_what_cannot_be_run_says_why(tiny: Decoder) -> None:
@@ -189,9 +192,33 @@ def test_a_trial_runs(tiny: Decoder) -> None:
     found = trial(tiny, {"codec": kvlab.Float16()}, "answer")
     assert isinstance(found, l20_design.Trial)
     assert (
-        found.held == 1 and found.read == pytest.approx(1, abs=0.01) and found.kl < 1e-4 and found.asked == 4
+        found.held == 1 and found.read == pytest.approx(1, abs=0.01) and found.kl < 1e-4 and found.asked == 16
     )
     assert "Over the budget: it may hold 45% of 16 bits." in repr(found)
+
+
+def test_a_trial_is_measured_as_the_chart_was() -> None:
+    there = chart.row(record("quality"), "token-4")["source"]["settings"]
+    here = settings_of(l20_design.MEASURED) | {k: there[k] for k in ("offsets", "copies", "evaluations")}
+    assert here == there and l20_design.MEASURED.offsets == 1
+
+
+@pytest.mark.weights
+def test_four_bits_lie_on_the_dot_of_their_recording(smollm2: Decoder) -> None:
+    run = record("quality")
+    star, row, dot = trial(smollm2, {"codec": INT4}, "answer"), chart.row(run, "token-4"), chart.points(run)
+    assert isinstance(star, l20_design.Trial) and star.remarks[0].startswith("Its bytes fit the task")
+    assert star.held * dot["full"].stored == pytest.approx(dot["token-4"].stored)
+    assert star.read == pytest.approx(dot["token-4"].read, rel=0.02)
+    assert star.kl == pytest.approx(row["kl"][0], rel=0.02) and star.right == pytest.approx(14, abs=1)
+
+
+def test_two_designs_fit_one_task_each() -> None:
+    for design, says in (
+        ({"codec": INT4, "eviction": kvlab.SnapKV(64)}, [FITS, "entries are gone", "entries are gone"]),
+        ({"codec": INT4}, ["holds too much", FITS, "reads too much"]),
+    ):
+        assert [verdict(design, need, l20_design.TOKENS) for need in TASKS.values()] == says
 
 
 # --- the budget -------------------------------------------------------------------------------------------
@@ -212,8 +239,12 @@ def test_what_fits_a_budget_is_in_the_order_of_the_task() -> None:
 
 def test_the_budget_box_answers_its_controls() -> None:
     box = l20_widget.BudgetBox(chart.points(record("quality")))
-    budget = l20_widget.Budget("smollm2-135m", 8192, 47.2)
-    assert budget.full == 8192 * 23_040 and budget.share == pytest.approx(0.25, abs=0.001)
+    budget = l20_widget.Budget("smollm2-135m", 8192, box.budget.value)
+    assert budget.full == 8192 * 23_040 and budget.said == "25%" and round(box.budget.value) == 47
+    assert l20_widget.Budget("smollm2-135m", 512, 1e5).said == "more than 16 bits need"
+    assert l20_widget.Budget("llama3-8b", 131_072, 1.0).said == "less than 1%"
+    steps = (math.log10(box.budget.value) - box.budget.min) / box.budget.step
+    assert steps == pytest.approx(round(steps)), "a page shows no value between two steps"
     first = box.view.html.value
     assert "25%" in first
     for control, value in ((box.task, "answer"), (box.model, "llama3-8b"), (box.budget, 1.0)):
@@ -223,6 +254,32 @@ def test_the_budget_box_answers_its_controls() -> None:
     assert "Nothing recorded is as small" in box.view.html.value
     data, _ = box._repr_mimebundle_()
     assert data["image/png"] and data["text/plain"].startswith("[widget] A budget")
+
+
+def test_at_a_quarter_no_selection_and_no_eviction_answers() -> None:
+    found = chart.points(record("quality"))
+    best = l20_widget.fitting(found, 0.248, "answer")[: l20_widget.SHOWN]
+    assert {l20_widget.KNOBS[p.family] for p in best} == {"codec", "several"}
+    assert found["full"].right == 14 == l20_widget.fitting(found, 0.27, "answer")[0].right
+
+
+def test_designs_that_ran_are_stars_on_the_chart() -> None:
+    found = chart.points(record("quality"))
+    whole = found["full"].stored
+    stars = {
+        "a": l20_design.Trial(0.02, 0.2, 9.0, 4, 16, ()),
+        "b": l20_design.Trial(0.5, 0.2, 0.0, 16, 16, ()),
+        "c": l20_design.NotRun("not yet"),
+    }
+    figure: Any = l20_figures.budget_figure(found.values(), 0.25, stars)
+    losses = ([9.0, chart.LEAST], [0.25, 1.0])
+    for ax, wanted in zip(figure.axes[:2], losses, strict=True):
+        at = [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "*"]
+        assert [x for x, _ in at] == pytest.approx([0.02 * whole, 0.5 * whole])
+        assert [y for _, y in at] == pytest.approx(wanted)
+        (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+        assert all(left < x < right and low < y < high for x, y in at), "none lies outside"
+        assert {"a", "b"} <= {text.get_text() for text in ax.texts}
 
 
 def test_the_budget_is_a_line_on_the_chart() -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.patheffects import withStroke
 
 from . import chart
 from .chart_points import Point
 from .l20 import Way
-from .style import BLUE, GREEN, INK, QUIET, RUST, Drawing, drawing, styled
+from .l20_design import NotRun, Trial
+from .style import BACKGROUND, BLUE, GREEN, INK, QUIET, RUST, Drawing, drawing, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @styled
@@ -33,8 +39,13 @@ def ways_figure(found: Mapping[str, Way]) -> Drawing:
 
 
 @styled
-def budget_figure(found: Iterable[Point], share: float) -> Drawing:
-    """The chart of all methods with a budget, a share of 16 bits, as a line: left of it methods fit."""
+def budget_figure(
+    found: Iterable[Point], share: float, stars: Mapping[str, Trial | NotRun] | None = None
+) -> Drawing:
+    """The chart of all methods with a budget, a share of 16 bits, as a line: left of it methods fit.
+
+    stars: name -> a design that was tried; those that ran are stars.
+    """
     known = list(found)
     full = next(p for p in known if p.method == "full")
     figure = chart.pareto_figure(known)
@@ -42,8 +53,24 @@ def budget_figure(found: Iterable[Point], share: float) -> Drawing:
         ax.axvline(share * full.stored, color=RUST, linewidth=1.6)
         ax.annotate("budget", (share * full.stored, 0.02), (4, 0), xycoords=("data", "axes fraction"),
                     textcoords="offset points", color=RUST, fontsize=9)  # fmt: skip
+    for name, tried in (stars or {}).items():
+        if isinstance(tried, Trial):
+            x, kl = tried.held * full.stored, max(chart.LEAST, tried.kl)
+            for ax, y in zip(figure.axes[:2], (kl, tried.right / tried.asked), strict=True):
+                _star(ax, x, y, name)
     figure.alt = "all recorded methods, bytes against KL and needles, and a budget as a line"
+    figure.alt += ", tried designs as stars" if stars else ""
     return figure
+
+
+def _star(ax: Axes, x: float, y: float, name: str) -> None:
+    ax.set_xlim(left=min(ax.get_xlim()[0], 0.6 * x), right=max(ax.get_xlim()[1], 1.3 * x))
+    ax.set_ylim(top=max(ax.get_ylim()[1], 1.5 * y) if ax.get_yscale() == "log" else None)
+    ax.plot(x, y, "*", color=INK, markersize=17, markeredgecolor=BACKGROUND, zorder=8)
+    ax.annotate(
+        name, (x, y), (9, 7), textcoords="offset points", color=INK, fontsize=9.5, fontweight="bold",
+        zorder=9, path_effects=[withStroke(linewidth=2.5, foreground=BACKGROUND)],
+    )  # fmt: skip
 
 
 @styled

@@ -46,6 +46,13 @@ class Budget:
         """The budget as a share of that."""
         return 1e6 * self.megabytes / self.full
 
+    @property
+    def said(self) -> str:
+        """The share in words."""
+        if self.share > 1:
+            return "more than 16 bits need"
+        return f"{self.share:.0%}" if self.share >= 0.01 else "less than 1%"
+
 
 def fitting(found: Mapping[str, Point], share: float, task: str) -> list[Point]:
     """Methods that hold no more than a share of 16 bits, the best for a task first; oracles are left out."""
@@ -68,7 +75,7 @@ def shown(found: Mapping[str, Point], model: str, tokens: int, megabytes: float,
     whole = found["full"].stored
     line = (
         f"In 16 bits {budget.full / 1e6:,.1f} MB, {budget.full // tokens:,} bytes a token. The budget is "
-        f"{1e6 * megabytes / tokens:,.0f} bytes a token, **{budget.share:.0%}**: {len(fits)} of "
+        f"{1e6 * megabytes / tokens:,.0f} bytes a token, **{budget.said}**: {len(fits)} of "
         f"{len(found)} recorded methods fit."
     )
     if not fits:
@@ -105,7 +112,7 @@ class BudgetBox(Exhibit):
         self.tokens = SelectionSlider(
             options=[(f"{n:,}", n) for n in TOKENS], value=8192, description="tokens"
         )
-        self.budget = FloatLogSlider(value=47.2, min=0, max=5, step=0.05, readout_format=",.1f",
+        self.budget = FloatLogSlider(value=10**1.67, min=0, max=5, step=0.01, readout_format=",.1f",
                                      description="MB")  # fmt: skip
         self.task = ToggleButtons(options=list(TASKS), description="task")
         controls = (self.model, self.tokens, self.budget, self.task)

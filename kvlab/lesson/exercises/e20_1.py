@@ -33,11 +33,12 @@ def alternative(entries, dim, bits, page, pages):
 
 
 # The formula, but for what a wrong one forgets.
-def variant(held_pages=False, bounds_held=1, bounds_read=1, rest=True, vectors=2, byte=8, chosen=False):
+def variant(held_pages=False, bounds_held=1, bounds_read=1, rest=True, vectors=2, byte=8, chosen=False,
+            bounds=2, coded=False, part=0):  # fmt: skip
     def held_and_read(entries, dim, bits, page, pages):
-        whole = entries // page
-        entry, bound = vectors * dim * bits / byte, 2 * dim * 16 / byte
-        read = pages * page + (entries - whole * page if rest else 0)
+        whole = (entries + part * (page - 1)) // page
+        entry, bound = vectors * dim * bits / byte, bounds * dim * (bits if coded else 16) / byte
+        read = pages * page + (entries % page if rest else 0)
         held = read if held_pages else entries
         looked = pages if chosen else whole
         return held * entry + bounds_held * whole * bound, read * entry + bounds_read * looked * bound
@@ -58,3 +59,12 @@ wrong("The entries behind the last whole page are not read: no bound covers them
       rest=False)  # fmt: skip
 wrong("An entry is a key and a value: twice `dim` numbers.", vectors=1)
 wrong("These are bits: eight of them make a byte.", byte=1)
+wrong("A page has two bounds, the smallest and the largest of each channel.", bounds=1)
+wrong("The bounds are not coded: their numbers have 16 bits.", coded=True)
+wrong("The last page is not whole: it has no bounds, and its entries are read.", part=1, rest=False)
+wrong("The last page is not whole: it has no bounds.", part=1)
+
+
+@EXERCISE.mistake("These are the right numbers in the wrong order: (bytes held, bytes read).")
+def swapped(*arguments):
+    return alternative(*arguments)[::-1]

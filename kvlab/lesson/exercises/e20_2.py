@@ -70,9 +70,10 @@ wrong("One codec for every task: to hold a quarter, entries must go; to read les
       always(codec=INT4))  # fmt: skip
 wrong("The eviction is there for every task: what it freed cannot be asked for.",
       always(codec=INT4, eviction=snapkv))  # fmt: skip
-wrong("Four bits and a selection for every task: that holds all entries, too many for the first budget.",
+wrong("Right but for the first: it holds too much. All entries in four bits are more than a quarter, and so "
+      "is a quarter of them in 16 bits, with what an eviction notes: it takes both knobs.",
       always(codec=INT4, selection=quest))  # fmt: skip
-wrong("Right but for the last: a step reads too much. Add a selection; with one, a codec that works token by "
-      "token: KIVI's keys lie in blocks, and to read one entry everything is decoded.",
+wrong("Right but for the last: a step reads too much. Let a selection read few entries, and the codec "
+      "work token by token: KIVI's keys lie in blocks, and to read one entry everything is decoded.",
       blocks)  # fmt: skip
 wrong("The first cache cannot be made: its budget has no room for what the eviction always keeps.", no_room)

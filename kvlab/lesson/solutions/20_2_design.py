@@ -7,4 +7,5 @@ def design(task, tokens):
         return {"codec": int4, "eviction": kvlab.SnapKV(tokens // 4)}
     if task == "answer":
         return {"codec": int4}
-    return {"codec": int4, "selection": kvlab.Quest(16, tokens // 8 // 16)}
+    quest = kvlab.Quest(16, tokens // 8 // 16)  # pages of 16 entries
+    return {"codec": int4, "selection": quest}
