@@ -137,6 +137,8 @@ def test_published_sizes() -> None:
     assert mla / (gqa / 8) == 2.25 and 56.5 < mha / mla < 57.5 and mqa < mla < gqa
     cached, anew, absorbed = l15_mla.multiplications().values()
     assert (cached, absorbed) == (320, 1088) and absorbed / cached == 3.4 and anew > 100 * absorbed
+    assert round(2 * 128 * absorbed / (2 * 576)) == 242, "FLOPs for each byte of a latent in 16 bits"
+    assert 2 * 128 * 2 * 128 / (2 * 8 * 2 * 128) == 16, "the same for keys and values of 8 KV heads"
 
 
 def test_the_layer_of_the_lesson() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from .l14 import Seen
 from .l15 import KINDS, Basis, kind
-from .style import BLUE, INK, OCHRE, QUIET, RUST, Drawing, dark_text, drawing, styled
+from .style import BACKGROUND, BLUE, INK, OCHRE, QUIET, RUST, Drawing, dark_text, drawing, styled
 
 OWN, DOCS, STORY = QUIET, BLUE, RUST
+HALO = withStroke(linewidth=2.5, foreground=BACKGROUND)
 
 
 @styled
@@ -53,8 +55,9 @@ def energy_figure(taught: Seen, pages: Mapping[str, Seen], rank: int = 16) -> Dr
             style = (0, (5, 3)) if label == "own" else "-"
             ax.plot(np.arange(len(y)), y, color=colour, linewidth=1.8, linestyle=style)
             ax.plot(rank, float(y[rank]), "o", color=colour, markersize=5)
-            ax.annotate(f"{float(y[rank]):.2f}", (rank, float(y[rank])), (5, -11), textcoords="offset points",
-                        color=dark_text(colour), fontsize=9)  # fmt: skip
+            place = ((-4, 4), "right") if label == "own" else ((5, -11), "left")
+            ax.annotate(f"{float(y[rank]):.2f}", (rank, float(y[rank])), place[0], ha=place[1], fontsize=9,
+                        textcoords="offset points", color=dark_text(colour), path_effects=[HALO])  # fmt: skip
         ax.set_title(name, fontsize=10)
         ax.set_ylim(0, 1.03)
         ax.set_xticks(range(0, len(curves[0][1]), 16))
@@ -78,16 +81,12 @@ def together_figure(found: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Drawi
     )
     for ax, stream, name in zip(axes, (1, 2), ("keys before rotation", "values"), strict=True):
         for (way, one), colour in zip(found.items(), (RUST, OCHRE, BLUE), strict=True):
-            ax.plot(one[0], one[stream], color=colour, linewidth=1.8)
-            if stream == 2:
-                i = int((one[0] <= 200).nonzero().max())
-                place = float(one[0][i]), float(one[stream][i])
-                ax.annotate(
-                    way, place, (4, 4), textcoords="offset points", color=dark_text(colour), fontsize=8.5
-                )
+            ax.plot(one[0], one[stream], color=colour, linewidth=1.8, label=way)
         ax.set_title(name, fontsize=10)
         ax.set_xlabel("numbers a token and layer")
         ax.set_xticks(range(0, 385, 96))
         ax.set_ylim(0, 1)
     axes[0].set_ylabel("relative error")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure

@@ -31,16 +31,15 @@ def inputs(draw: Draw):
 @EXERCISE.run
 def run(candidate, other, x, rank):
     basis = candidate(other, rank)
-    if not hasattr(basis, "directions"):
-        return None
+    assert hasattr(basis, "directions"), "__init__ sets no self.directions"
     code = basis.encode(x)  # a direction may have either sign
     return [list(basis.directions.shape), basis.decode(code), code.norm(dim=-1)]
 
 
-def variant(centre=True, pick=slice(None), rows=True, subtract=True, add=True, own=False):
+def variant(centre=True, pick=slice(None), rows=True, subtract=True, add=True, own=False, single=False):
     class Basis:
         def __init__(self, other, rank):
-            self.mean = other.mean(0) if centre else torch.zeros(other.shape[1])
+            self.mean = other.mean() if single else centre * other.mean(0)
             v = torch.linalg.svd(other - self.mean)[2]
             self.directions = (v.mT if rows else v)[:, pick][:, :rank]
 
@@ -76,5 +75,6 @@ wrong("You leave the mean in: a direction is spent on it. Take it off before the
 wrong("Your basis is learned from x itself. That needs a basis for each text, stored with it.", own=True)
 wrong("These directions are not the strongest: svd gives those first.", pick=slice(-3, None))
 wrong("You do not add the mean again: what comes back lies around zero.", add=False)
+wrong("`other.mean()` is one number. The mean of vectors is a vector: `other.mean(0)`.", single=True)
 wrong("`encode` does not take the mean off, though the basis was made about it.", subtract=False)
 wrong("svd gives Vh, whose rows are the directions: transpose it and take columns of that.", rows=False)

@@ -4,11 +4,7 @@ import torch
 
 from kvlab.lesson.exercise import Draw, Exercise
 
-EXERCISE = Exercise(
-    "15.2",
-    "Attend to latents",
-    function="attend_latents",
-    stub="""
+EXERCISE = Exercise("15.2", "Attend to latents", function="attend_latents", stub="""
 def attend_latents(q, latents, up_k, up_v):
     # q: [heads, dim], one query a head; latents: [tokens, latent]
     # up_k, up_v: [heads, dim, latent]. Head h's key of token t would be
@@ -17,9 +13,7 @@ def attend_latents(q, latents, up_k, up_v):
     #   [heads, latent], the queries in the space of the latents
     #   [heads, dim], what attention gives (scores over sqrt(dim))
     ...
-""",
-    hint="Compare with keys = latents @ up_k[h].T, attended in the usual way.",
-)
+""", hint="Compare with keys = latents @ up_k[h].T, attended in the usual way.")  # fmt: skip
 
 
 @EXERCISE.inputs
@@ -58,11 +52,21 @@ def wrong(message, **how):
     EXERCISE.mistake(message)(variant(**how))
 
 
-wrong(
-    "You divide by sqrt(latent): the scores are still those of keys, which have dim numbers.",
-    scale="latent",
-)
+wrong("You divide by sqrt(latent): the scores are those of keys, which have dim numbers.", scale="latent")
 wrong("You left out the division by sqrt(dim).", scale="none")
+
+
+@EXERCISE.mistake("What you return is mixed latents: bring them back with up_v, once a head.")
+def not_back(q, latents, up_k, up_v):
+    looked = torch.einsum("hd,hdl->hl", q, up_k)
+    return looked, (looked @ latents.T / q.shape[-1] ** 0.5).softmax(-1) @ latents
+
+
+@EXERCISE.mistake("What attention gives is right. The queries in the space of the latents come before it.")
+def only_attended(q, latents, up_k, up_v):
+    return alternative(q, latents, up_k, up_v)[1]
+
+
 wrong("The weights of each head sum to 1 over the tokens; yours do so over the heads.", axis=0)
 wrong("You come back with up_k. What is mixed are values: up_v.", back="k")
 wrong("You take the query into the space with up_v: scores are made with keys, up_k.", look="v")
