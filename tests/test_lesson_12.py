@@ -186,7 +186,10 @@ def test_the_dial_runs_the_model_when_asked(scene: l12_dial.Scene, smaller: None
     assert "KL" in dial.heard.html.value, "the first state is computed"
     dial.bits.value = 3
     assert "Press" in dial.heard.html.value and "KL" not in dial.heard.html.value
+    shown: list[str] = []
+    dial.heard.html.observe(lambda change: shown.append(change.new), "value")
     dial.button.click()
+    assert "The model runs" in shown[0] and "KL" in shown[1]
     kl, text = scene.heard[dial.setting]
     assert f"KL {kl:.4f}" in dial.heard.html.value and kl > 0
     assert text == l12.say(scene.lm, scene.prompt, dial.setting.codecs, scene.new).text

@@ -217,5 +217,10 @@ class BitDial(Exhibit):
         return lambda *_: draw(self.scene, self.setting)
 
     def _hear(self) -> None:
-        self.scene.hear(self.setting)
-        self.heard.refresh()
+        self.heard.html.value = card(
+            inline("The model runs with this setting; the controls wait until it is done.")
+        )
+        try:
+            self.scene.hear(self.setting)
+        finally:
+            self.heard.refresh()
