@@ -51,7 +51,7 @@ def shown(found: Trace, words: int, way: str, lm: Translator) -> str:
 
 def _sentence(found: Trace, words: int, way: str) -> str:
     if not words:
-        return "<br>" + inline("The encoder has read the source. Nothing was said yet.")
+        return "<br>" + inline("Nothing was said yet. With the first word the encoder reads the source.")
     rows, n = found.rows[way], words - 1
     encoder = rows.encoder[n] if n < len(rows.encoder) else 0
     source = rows.source[n] if n < len(rows.source) else 0
