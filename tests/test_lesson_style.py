@@ -149,3 +149,10 @@ def test_ticks_are_plain_numbers_or_powers() -> None:
     assert [style.tick(v) for v in places] == ["0", "0.001", "0.5", "2", "1,024", "100,000", "1,000,000"]
     assert [style.tick(v) for v in (1e-4, 1e-8, 1e7)] == ["$10^{-4}$", "$10^{-8}$", "$10^{7}$"]
     assert style.tick(3e-5) == "3.0e-05"  # no power of ten: nothing shorter says it
+
+
+def test_a_wide_heat_table_is_made_narrow() -> None:
+    for count, dense in ((16, False), (17, True)):
+        names = [f"t{i}" for i in range(count)]
+        html = tables.heat_table(np.zeros((1, count)), ["q"], names, caption="")
+        assert ("vertical-rl" in html) == dense and html.count(">.00<") == count

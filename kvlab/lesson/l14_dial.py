@@ -91,7 +91,7 @@ def dial_figure(dial: Dial, kept: int, format: str, stream: str) -> Drawing:
     ax.barh([1, 2], [2 * dial.dim, 5 * dial.dim / 8], 0.5, color=GRID)
     ax.set_yticks([0, 1, 2], ["bitmap,\n4 bits", "float16", "4 bits"])  # room for the widest
     ax.invert_yaxis()
-    ax.set_xlim(0, 3.2 * dial.dim)
+    ax.set_xlim(0, 5 * dial.dim)  # CSR of all, and its words
     ax.set_xlabel("bytes a vector")
     ax.grid(axis="y", visible=False)
     for y, size in ((1, 2 * dial.dim), (2, 5 * dial.dim / 8)):

@@ -67,17 +67,21 @@ def heat_table(
 ) -> str:
     """An HTML table whose cells are coloured by value, with the numbers in them. NaN cells stay empty.
 
-    `values` is [rows, columns]; any array that numpy takes. Made for up to about 40 × 40 cells.
+    `values` is [rows, columns]; any array that numpy takes. Made for up to about 40 × 40 cells: from 17
+    columns on the numbers are small and the columns' labels upright, so that it fits a notebook's width.
     """
     data = np.asarray(values, dtype=float)
     if data.shape != (len(rows), len(columns)):
         raise ValueError(f"values have shape {data.shape}, the labels {(len(rows), len(columns))}")
     shades = _shades(cmap)
     steps = np.nan_to_num(np.clip(np.asarray(norm(data), dtype=float), 0, 1) * 255).astype(int)
-    head = "".join(f'<th scope="col" style="{_HEAD}">{token_html(c)}</th>' for c in columns)
+    dense = len(columns) > 16
+    upright = f"{_HEAD};padding:2px 0;writing-mode:vertical-rl" if dense else _HEAD
+    look = "padding:2px;font-size:9px" if dense else "padding:2px 6px"
+    head = "".join(f'<th scope="col" style="{upright}">{token_html(c)}</th>' for c in columns)
     body = []
     for label, line, shade in zip(rows, data, steps, strict=True):
-        cells = "".join(_cell(v, shades[s], digits) for v, s in zip(line, shade, strict=True))
+        cells = "".join(_cell(v, shades[s], digits, look) for v, s in zip(line, shade, strict=True))
         name = f'<th scope="row" style="{_HEAD};text-align:right">{token_html(label)}</th>'
         body.append(f"<tr>{name}{cells}</tr>")
     return _table(caption, f'<tr><th style="{_HEAD};color:{QUIET}">{inline(corner)}</th>{head}</tr>', body)
@@ -86,11 +90,11 @@ def heat_table(
 _HEAD = f"background:{BACKGROUND};color:{INK};font-weight:normal;padding:2px 6px;text-align:center"
 
 
-def _cell(value: float, shade: tuple[str, str], digits: int) -> str:
+def _cell(value: float, shade: tuple[str, str], digits: int, look: str) -> str:
     if np.isnan(value):
         return f'<td style="background:{BACKGROUND}"></td>'
     text = f"{value:.{digits}f}".replace("0.", ".", 1) if 0 <= value < 1 else f"{value:.{digits}f}"
-    return f'<td style="background:{shade[0]};color:{shade[1]};padding:2px 6px;text-align:right">{text}</td>'
+    return f'<td style="background:{shade[0]};color:{shade[1]};{look};text-align:right">{text}</td>'
 
 
 def _table(caption: str, head: str, body: list[str]) -> str:
