@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,16 @@ def test_a_lesson_is_as_it_must_be(path: Path) -> None:
     nbformat.validate(nbformat.read(path, as_version=4))
     found = guard.problems(path)
     assert not found, f"{path.name}:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_lesson_ends_with_a_link_to_the_next_and_its_links_lead_somewhere(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    prose = [guard.source(cell) for cell in cells if cell["cell_type"] == "markdown"]
+    for target in re.findall(r"\]\(([\w.]+\.ipynb)\)", "\n".join(prose)):
+        assert (path.parent / target).is_file(), target
+    later = NOTEBOOKS[NOTEBOOKS.index(path) + 1 :]
+    assert not later or f"]({later[0].name})" in prose[-1].rpartition("Next: ")[2]
 
 
 # The guard itself
