@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,9 +71,15 @@ class Prompt:
 
 @contextmanager
 def seen_by(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
-    """The first argument of every call to `modules`, in order of the calls."""
+    """The first argument of every call to `modules` by this thread, in order of the calls."""
     kept: list[Tensor] = []
-    hooks = [m.register_forward_pre_hook(lambda _, args: kept.append(args[0].detach())) for m in modules]
+    me = threading.get_ident()  # a widget's callback may use the model while a cell does
+
+    def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if threading.get_ident() == me:
+            kept.append(args[0].detach())
+
+    hooks = [m.register_forward_pre_hook(note) for m in modules]
     try:
         yield kept
     finally:
