@@ -93,7 +93,7 @@ def predictions_figure(entries: Sequence[Mapping[str, Any]]) -> Drawing:
     ax.set_xlim(0.008, 125)
     ax.set_xticks([0.01, 0.1, 1, 10, 100], ["1/100", "1/10", "right", "10 ×", "100 ×"])
     ax.set_yticks(range(len(entries)), [entry["id"] for entry in entries], fontsize=8)
-    ax.invert_yaxis()
+    ax.set_ylim(len(entries) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("your prediction over what was measured")
     return figure

@@ -46,7 +46,7 @@ class Said:
             off = [abs(math.log(e["value"] / e["measured"])) for e in self.numbers]
             near = sum(x < math.log(1.5) for x in off)
             said.append(
-                f"{near} of {len(off)} numbers were within a half of the measured; the median was "
+                f"{near} of {len(off)} numbers were within a factor of 1.5; the median was "
                 f"{math.exp(statistics.median(off)):.1f} times off."
             )
         return " ".join(said)
