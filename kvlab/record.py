@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -52,6 +53,9 @@ class Record:
         return (attention * read.repeat_interleave(attention.shape[1] // read.shape[1], dim=1)).sum(dim=-1)
 
 
+_one_thread_at_a_time = threading.RLock()  # a widget's callback, run beside a cell, waits for the cell's
+
+
 @contextmanager
 def record(lm: Decoder) -> Iterator[Record]:
     """Record every forward call of `lm` inside the `with` block; the last one stays readable after it.
@@ -60,14 +64,15 @@ def record(lm: Decoder) -> Iterator[Record]:
     the block nothing is slower.
 
     Raises:
-        RuntimeError: `lm` is being recorded already.
+        RuntimeError: `lm` is being recorded already by this thread; another thread's recording is waited for.
     """
-    if lm.recording is not None:
-        raise RuntimeError(
-            "this model is being recorded already; leave the other `with kvlab.record(…)` first."
-        )
-    lm.recording = Record()
-    try:
-        yield lm.recording
-    finally:
-        lm.recording = None
+    with _one_thread_at_a_time:
+        if lm.recording is not None:
+            raise RuntimeError(
+                "this model is being recorded already; leave the other `with kvlab.record(…)` first."
+            )
+        lm.recording = Record()
+        try:
+            yield lm.recording
+        finally:
+            lm.recording = None

@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex
 import kvlab
 from kvlab.lesson import CORE, LESSONS, l00
 from kvlab.lesson.style import BLUE, GRID
+from kvlab.measure.watch import rows_computed
 from kvlab.model import Decoder
 
 CAPITALS = "The capital of France is Paris, and the capital of Italy is"
@@ -62,23 +63,6 @@ def test_next_words_of_the_lesson(smollm2: Decoder) -> None:
     assert widget.words[after_france][0] == " Paris"
 
 
-def test_rows_computed_counts_every_call_and_stops(tiny: Decoder) -> None:
-    with l00.rows_computed(tiny) as naive:
-        kvlab.generate(tiny, [5, 6, 7], max_new_tokens=4, stop_tokens=[])
-    with l00.rows_computed(tiny) as cached:
-        kvlab.generate(tiny, [5, 6, 7], kvlab.Cache(tiny), max_new_tokens=4, stop_tokens=[])
-    tiny(torch.tensor([[1, 2]]))
-    assert naive == [3, 4, 5, 6]
-    assert cached == [3, 1, 1, 1]
-
-
-def test_rows_computed_stops_after_an_error(tiny: Decoder) -> None:
-    with pytest.raises(KeyError), l00.rows_computed(tiny) as rows:
-        raise KeyError
-    tiny(torch.tensor([[1, 2]]))
-    assert rows == []
-
-
 def test_the_work_picture_has_a_dark_square_for_each_row_computed() -> None:
     naive, cached = [3, 4, 5], [3, 1, 1]
     figure = l00.work(naive, cached)
@@ -104,9 +88,9 @@ def test_the_map_has_every_lesson_once_and_fills_the_core_path() -> None:
 
 @pytest.mark.weights
 def test_the_lessons_counts(smollm2: Decoder) -> None:
-    with l00.rows_computed(smollm2) as naive:
+    with rows_computed(smollm2) as naive:
         without = kvlab.generate(smollm2, "One, two, three,", max_new_tokens=20, progress=False)
-    with l00.rows_computed(smollm2) as cached:
+    with rows_computed(smollm2) as cached:
         cache = kvlab.Cache(smollm2)
         kept = kvlab.generate(smollm2, "One, two, three,", cache, max_new_tokens=20, progress=False)
     assert (sum(naive), sum(cached)) == (310, 25)

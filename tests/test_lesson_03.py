@@ -17,6 +17,7 @@ from kvlab.lesson.l03_steps import Cell
 from kvlab.lesson.recorded import NotMeasured, Recorded
 from kvlab.lesson.style import BACKGROUND, BLUE, GREEN, RUST
 from kvlab.measure.report import read_report
+from kvlab.measure.watch import rows_computed
 from kvlab.model import Decoder
 
 LONG = "The cat is on the mat. The dog is on the sofa. The cat is on the mat. The dog is on the"
@@ -79,7 +80,7 @@ def test_the_figures_of_the_lesson_on_the_real_model(smollm2: Decoder) -> None:
 def test_rows_are_counted_and_follow_the_formulas(tiny: Decoder) -> None:
     prompt, new = [1, 2, 3, 4], 6
     for cache, formula in ((None, l03.naive_rows), (kvlab.Cache(tiny), l03.cached_rows)):
-        with l03.count_rows(tiny) as rows:
+        with rows_computed(tiny) as rows:
             kvlab.generate(tiny, prompt, cache, new, stop_tokens=[], progress=False)
         assert sum(rows) == formula(len(prompt), new)
         tiny(torch.tensor([[1]]))
@@ -248,7 +249,7 @@ def test_forgetting_own_entries_means_written_but_not_read() -> None:
 def test_the_counters_are_those_of_a_real_generation(tiny: Decoder) -> None:
     config, prompt, steps = tiny.config, 3, 4
     cache = kvlab.Cache(tiny)
-    with l03.count_rows(tiny) as rows:
+    with rows_computed(tiny) as rows:
         kvlab.generate(tiny, [1, 2, 3], cache, steps + 1, stop_tokens=[], progress=False)
     found = l03_steps.total(config, "cached", prompt, steps, itemsize=4)
     assert found.rows == sum(rows) and found.held == cache.nbytes

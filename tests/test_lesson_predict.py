@@ -60,7 +60,10 @@ def test_a_count_is_locked_in_as_a_whole_number() -> None:
 
 def test_too_low_near_and_linear() -> None:
     asked = predict("07.share", "Which share?", slider=(0, 100), log=False, unit="%")
-    assert asked.answer.value == 50
+    assert asked.answer.value == 0  # a start in the middle would be a hint
+    asked.lock.click()
+    assert "Move the slider first" in asked.status.value and not asked.answer.disabled
+    asked.answer.value = 50
     asked.lock.click()
     assert reveal("07.share", 80).text == "You predicted 50%; measured 80%: 1.6 times too low."
     assert reveal("07.share", 52).text == "You predicted 50%; measured 52%: within a tenth."
@@ -69,6 +72,7 @@ def test_too_low_near_and_linear() -> None:
 
 def test_a_measurement_outside_the_scale_is_still_in_the_picture() -> None:
     asked = ask_speed()
+    asked.answer.value = 40
     asked.lock.click()
     axes = reveal("03.speed", 9000).picture.axes[0]
     assert axes.get_xlim()[1] >= 9000
@@ -118,11 +122,14 @@ def test_a_folder_called_work_is_found_and_others_keep_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ask_speed()
+    asked.answer.value = 40
     asked.lock.click()
     assert "as long as this kernel runs" in asked.status.value and not list(tmp_path.iterdir())
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    ask_speed().lock.click()
+    again = ask_speed()
+    again.answer.value = 50
+    again.lock.click()
     assert (tmp_path / "work" / ".kvlab" / "03.speed.json").is_file()
 
 
@@ -140,6 +147,7 @@ def test_a_disk_that_can_not_be_written_does_not_stop_the_lesson(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KVLAB_WORK", str(tmp_path / "file"))
     asked = ask_speed()
+    asked.answer.value = 40
     asked.lock.click()
     assert asked.lock.disabled and reveal("03.speed", 2).picture is not None
 

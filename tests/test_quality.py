@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from kvlab.measure.quality_runs import (
     copying,
     needles,
     reference,
-    seen_by,
     uncoded_bytes,
 )
 from kvlab.measure.quality_stats import t_interval, times, wilson
@@ -370,14 +368,3 @@ def test_wilson_by_hand() -> None:
     assert wilson(0, 8).low == 0 and wilson(0, 8).high == pytest.approx(1 - 0.6756, abs=1e-3)
     with pytest.raises(ValueError):
         wilson(3, 2)
-
-
-def test_what_another_thread_runs_is_not_seen(tiny: Decoder) -> None:
-    ids = torch.arange(8)[None] + 20
-    with seen_by(list(tiny.layers)) as inputs, torch.no_grad():
-        other = threading.Thread(target=tiny, args=(ids,))
-        other.start()
-        other.join()
-        assert not inputs
-        tiny(ids)
-    assert len(inputs) == len(tiny.layers)

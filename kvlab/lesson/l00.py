@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,17 +108,6 @@ def _guess(word: str, percent: float) -> str:
     bar = f'<div style="background:{BLUE};height:10px;width:{max(1, round(2 * percent))}px"></div>'
     number = f'<td style="text-align:right;padding:0 8px">{percent:.0f} %</td>'
     return f'<tr><td style="font-family:monospace">{token_html(word)}</td>{number}<td>{bar}</td></tr>'
-
-
-@contextmanager
-def rows_computed(lm: Decoder) -> Iterator[list[int]]:
-    """Count work: inside the block, each forward call of `lm` adds the number of token rows it computes."""
-    calls: list[int] = []
-    handle = lm.embed_tokens.register_forward_pre_hook(lambda _module, given: calls.append(given[0].numel()))
-    try:
-        yield calls
-    finally:
-        handle.remove()
 
 
 @styled

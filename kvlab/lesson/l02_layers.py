@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kvlab.measure.watch import watch
 from kvlab.model import Decoder
 from kvlab.record import record
 
@@ -44,20 +43,6 @@ class Shapes:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         table = plain_table(self.rows, ("tensor", "shape", "here"), caption=self.caption)
         return {"text/html": table, "text/plain": repr(self)}
-
-
-@contextmanager
-def watch(modules: dict[str, torch.nn.Module], keep: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
-    """Inside the block, `keep(name, input, output)` is called whenever one of `modules` has run."""
-    hooks = [
-        module.register_forward_hook(lambda _module, inputs, out, name=name: keep(name, inputs[0], out))
-        for name, module in modules.items()
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def shapes(lm: Decoder, ids: Tensor, layer: int = 0) -> Shapes:

@@ -6,8 +6,7 @@ the figures in `l03_figures`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,22 +63,6 @@ def change(before: Tensor, after: Tensor) -> Tensor:
 
 
 # --- counting -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def count_rows(lm: Decoder) -> Iterator[list[int]]:
-    """A list that gets, for each forward call inside the block, how many token rows went through layer 0."""
-    rows: list[int] = []
-    first: Any = lm.layers[0]
-
-    def count(_module: Any, given: tuple[Tensor, ...]) -> None:
-        rows.append(given[0].shape[0] * given[0].shape[1])
-
-    handle = first.register_forward_pre_hook(count)
-    try:
-        yield rows
-    finally:
-        handle.remove()
 
 
 def naive_rows(prompt: int, new: int) -> int:

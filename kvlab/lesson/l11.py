@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import kvlab
+from kvlab.measure.watch import watch
 from kvlab.model.translator import CrossBlock, Encoded, Translator
 from kvlab.stores import FREE
 from kvlab.translation.decode import LONGEST
@@ -41,20 +42,13 @@ class Rows:
 def count_rows(lm: Any) -> Iterator[Rows]:
     """Count what goes through the layers of a translator inside the `with` block."""
     rows, block = Rows(), lm.layers[0]
+    counted = {"encoder": lm.encoder[0], "source": block.cross_attn.k_proj, "target": block.self_attn}
 
-    def watch(module: Any, into: list[int]) -> Any:
-        return module.register_forward_pre_hook(lambda _module, args: into.append(args[0].shape[:2].numel()))
+    def note(name: str, given: Tensor, _out: Any) -> None:
+        getattr(rows, name).append(given.shape[:2].numel())
 
-    hooks = [
-        watch(lm.encoder[0], rows.encoder),
-        watch(block.cross_attn.k_proj, rows.source),
-        watch(block.self_attn, rows.target),
-    ]
-    try:
+    with watch(counted, note):
         yield rows
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def source_of(lm: Translator, text: str, to: str | None = None) -> Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor
 import kvlab
 from kvlab.cache import CodecPair
 from kvlab.codecs import Codec
-from kvlab.measure.quality_runs import Prompt, continuation, reference, seen_by, steps
+from kvlab.measure.quality_runs import Prompt, continuation, reference, steps
 from kvlab.measure.quality_texts import windows
+from kvlab.measure.watch import seen_by
 from kvlab.stores.stream import GrowingStream
 
 from .chart_points import row

@@ -15,7 +15,8 @@ from torch import Tensor
 import kvlab
 from kvlab.cache import CodecPair
 from kvlab.codecs import OwnBasis
-from kvlab.measure.quality_runs import Prompt, continuation, seen_by
+from kvlab.measure.quality_runs import Prompt, continuation
+from kvlab.measure.watch import seen_by
 
 from .l14 import Seen
 from .l15 import KINDS, SINK, TOKENS, Basis, basis_bytes, coordinate_bytes, float16_bytes, kind, seen

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import kvlab
 from kvlab.measure.quality_texts import windows
+from kvlab.measure.watch import watch
 from kvlab.selection import (
     AShape,
     BigBird,
@@ -112,19 +113,12 @@ def front(lm: Decoder, pattern: Pattern, tokens: int) -> list[int]:
     ids = text(lm, tokens)
     other = ids.clone()
     other[0, 0] = (other[0, 0] + 1) % lm.config.vocab_size
+    blocks = {str(i): block for i, block in enumerate(lm.blocks())}
     outs: list[list[Tensor]] = []
     for given in (ids, other):
-        kept: list[Tensor] = []
-        hooks = [
-            block.register_forward_hook(lambda _, __, out, kept=kept: kept.append(out))
-            for block in lm.blocks()
-        ]
-        try:
+        outs.append([])
+        with watch(blocks, lambda _, __, out: outs[-1].append(out)):
             lm(given, kvlab.Cache(lm, selection=pattern))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        outs.append(kept)
     changed = [(a != b).any(dim=-1)[0] for a, b in zip(*outs, strict=True)]
     return [int(noticed.nonzero().max()) for noticed in changed]
 

@@ -47,6 +47,8 @@ class Prediction(Exhibit):
     def __init__(self, question: Question) -> None:
         self.question = question
         self.answer = _control(question)
+        self._answered = False
+        self.answer.observe(self._note, "value")
         self.lock = Button(
             description="Lock in",
             tooltip="Your prediction can't be changed afterwards",
@@ -64,11 +66,15 @@ class Prediction(Exhibit):
         if entry is not None and entry.get("text") == question.text:
             self._show_locked(entry["value"], "earlier")
 
+    def _note(self, _change: object) -> None:
+        self._answered = True
+
     def _lock_in(self) -> None:
-        value = self.answer.value
-        if value is None:
-            self.status.value = card("Choose one first.")
+        if not self._answered:
+            first = "Choose one first." if self.question.choices else "Move the slider first."
+            self.status.value = card(first)
             return
+        value = self.answer.value
         if self.question.whole:
             value = float(round(value))
         saved = memory.keep(self.question.id, {**asdict(self.question), "value": value})
@@ -82,6 +88,7 @@ class Prediction(Exhibit):
 
 
 def _control(question: Question) -> RadioButtons | FloatSlider | FloatLogSlider:
+    """A slider starts at its low end: a start in the middle would be taken for a hint."""
     if question.choices:
         layout = Layout(width="max-content")
         return RadioButtons(options=list(question.choices), value=None, layout=layout)
@@ -89,12 +96,9 @@ def _control(question: Question) -> RadioButtons | FloatSlider | FloatLogSlider:
     shared = {"readout_format": shown, "description": question.unit, "layout": Layout(width="28em")}
     if question.log:
         low, high = math.log10(question.low), math.log10(question.high)
-        middle = 10 ** ((low + high) / 2)
-        return FloatLogSlider(value=middle, min=low, max=high, step=(high - low) / 200, **shared)
+        return FloatLogSlider(value=question.low, min=low, max=high, step=(high - low) / 200, **shared)
     step = (question.high - question.low) / 200
-    return FloatSlider(
-        value=(question.low + question.high) / 2, min=question.low, max=question.high, step=step, **shared
-    )
+    return FloatSlider(value=question.low, min=question.low, max=question.high, step=step, **shared)
 
 
 def _static(question: Question) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kvlab.cache import Cache
 from kvlab.measure.quality_texts import Haystack
+from kvlab.measure.watch import seen_by
 from kvlab.stores.dynamic import DynamicLayer
 
 if TYPE_CHECKING:
@@ -67,24 +66,6 @@ class Prompt:
             for block, layer, x in zip(lm.blocks(), cache.layers, self.inputs, strict=True):
                 block.self_attn.fill(block.input_layernorm(x), layer, frame)
         return cache
-
-
-@contextmanager
-def seen_by(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
-    """The first argument of every call to `modules` by this thread, in order of the calls."""
-    kept: list[Tensor] = []
-    me = threading.get_ident()  # a widget's callback may use the model while a cell does
-
-    def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if threading.get_ident() == me:
-            kept.append(args[0].detach())
-
-    hooks = [m.register_forward_pre_hook(note) for m in modules]
-    try:
-        yield kept
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def steps(lm: Decoder, cache: Cache, ids: Tensor, tick: Tick = lambda: None) -> Iterator[Tensor]:

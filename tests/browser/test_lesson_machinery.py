@@ -50,10 +50,14 @@ def test_pictures_in_an_untrusted_copy_and_live_widgets_once_run(
     assert lesson.page.get_by_text("Click to show javascript error").count() == 0
 
     guess, reveal = cell('lesson.predict("03.speed"'), cell("lesson.reveal")
-    lesson.cell(guess).get_by_role("button", name="Lock in").click()
+    lock = lesson.cell(guess).get_by_role("button", name="Lock in")
+    lock.click()
+    lesson.cell(guess).get_by_text("Move the slider first").wait_for()
+    lesson.cell(guess).locator(".noUi-handle").press("End")
+    lock.click()
     lesson.cell(guess).get_by_text("Locked in").wait_for()
     lesson.run([reveal])
-    lesson.cell(reveal).get_by_text("You predicted 44.7×; measured 27×").wait_for()
+    lesson.cell(reveal).get_by_text("You predicted 2,000×; measured 27×").wait_for()
 
     quiz = lesson.cell(cell("lesson.quiz"))
     quiz.get_by_label("this", exact=True).check()

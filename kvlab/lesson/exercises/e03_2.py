@@ -6,7 +6,7 @@ import torch
 
 import kvlab
 from kvlab.lesson.exercise import Draw, Exercise
-from kvlab.lesson.l03 import count_rows
+from kvlab.measure.watch import rows_computed
 
 EXERCISE = Exercise(
     "03.2",
@@ -37,7 +37,7 @@ def tiny():
 
 @EXERCISE.run
 def run(candidate, prompt, new):
-    with torch.no_grad(), count_rows(tiny()) as rows:
+    with torch.no_grad(), rows_computed(tiny()) as rows:
         ids = candidate(tiny(), kvlab.Cache(tiny()), prompt, new)
     if ids is None:
         return None

@@ -6,7 +6,7 @@ import torch
 
 import kvlab
 from kvlab.lesson.exercise import Draw, Exercise
-from kvlab.lesson.l03 import count_rows
+from kvlab.measure.watch import rows_computed
 
 EXERCISE = Exercise("08.2", "One cache, many texts", function="serve", cases=3, stub="""
 def serve(lm, cache, prompts, new):
@@ -33,7 +33,7 @@ def tiny():
 @EXERCISE.run
 def run(candidate, capacity, prompts, new):
     cache = kvlab.Cache(tiny(), store="static", capacity=capacity)
-    with torch.no_grad(), count_rows(tiny()) as rows:
+    with torch.no_grad(), rows_computed(tiny()) as rows:
         tiny()(torch.tensor([[1, 2]]), cache)  # somebody's text is still in it
         found = candidate(tiny(), cache, [list(p) for p in prompts], new)
     if found is None:
