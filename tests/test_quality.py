@@ -258,6 +258,25 @@ def test_runs_merge_by_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "window-25" in shown and "written to" in shown
 
 
+def test_an_evaluation_is_added_to_what_was_judged_alike(tmp_path: Path) -> None:
+    out = tmp_path / "q.json"
+    assert bench("--methods", "int8", "--evaluations", "kl", "needles", "--out", str(out)) == 0
+    (before,) = read_report(out).rows
+    assert "copying" not in before
+    assert bench("--methods", "int8", "--evaluations", "copying", "--out", str(out)) == 0
+    (row,) = read_report(out).rows
+    assert row["copying"] and {**row, "copying": 0, "sources": 0} == {**before, "copying": 0, "sources": 0}
+    assert list(row["sources"]) == ["copying"]
+    assert row["sources"]["copying"]["settings"]["evaluations"] == ["copying"]
+    # Other texts, or all of it again: nothing old stays.
+    assert bench("--methods", "int8", "--evaluations", "copying", "--offsets", "3", "--out", str(out)) == 0
+    (row,) = read_report(out).rows
+    assert "kl" not in row and "sources" not in row
+    assert bench("--methods", "int8", "--out", str(out)) == 0
+    (row,) = read_report(out).rows
+    assert {"kl", "needles", "copying"} <= set(row) and "sources" not in row
+
+
 def test_a_method_that_fails_is_named_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,10 +97,27 @@ def merge(report: Report, row: dict[str, Any] | None) -> None:
     if row is not None:
         same = [(r["model"], r["method"]) == (row["model"], row["method"]) for r in report.rows]
         if any(same):
-            report.rows[same.index(True)] = row
+            at = same.index(True)
+            report.rows[at] = joined(report.rows[at], row)
         else:
             report.rows.append(row)
         report.save()
+
+
+def joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The new row; with what only the old one has, if the same texts were judged in the same precision.
+
+    `source` stays the old row's then, and `sources` says for each evaluation that was added where it is from.
+    """
+    before, after = (dict(row["source"]["settings"]) for row in (old, new))
+    measured = after.pop("evaluations")
+    alike = all(old["source"][key] == new["source"][key] for key in ("corpus", "dtype"))
+    had = before.pop("evaluations") + list(old.get("sources", {}))
+    if not alike or before != after or set(had) <= set(measured):
+        return new
+    sources = {**old.get("sources", {}), **dict.fromkeys(measured, new["source"])}
+    added = {key: value for key, value in new.items() if key not in ("source", "cpu_seconds")}
+    return {**old, **added, "sources": sources}
 
 
 def quality_table(rows: list[dict[str, Any]]) -> str:
