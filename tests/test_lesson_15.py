@@ -201,7 +201,7 @@ def test_the_dial_moves(real: tuple) -> None:
     shown, heard = {box.view.html.value}, {box.heard.html.value}
     assert "KL" in box.heard.html.value, "the first state is there at once"
     for control, value in ((box.rank_k, 20), (box.rank_v, 40), (box.basis, "own"), (box.page, "story"),
-                           (box.basis, "after rotation")):  # fmt: skip
+                           (box.basis, "after rotary")):  # fmt: skip
         control.value = value
         shown.add(box.view.html.value)
         heard.add(box.heard.html.value)

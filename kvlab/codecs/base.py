@@ -29,7 +29,7 @@ class Codec(ABC):
     block: int = 1  # tokens that are encoded together
     residual: int = 0  # newest tokens that stay as they are
     sink: int = 0  # first tokens that stay as they are
-    plain_keys: bool = False  # wants keys before rotation; they are then rotated when read
+    plain_keys: bool = False  # wants keys before the rotary embedding; they are then rotated when read
     payload: str | None = None  # the packed tensor that a codec chained behind this one encodes further
     payload_dtype: torch.dtype | None = None  # what it must come back as; None: as the entries
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Watch(Codec):
-    """Encodes nothing, ever; asks for keys before rotation, so that they can be looked at."""
+    """Encodes nothing, ever; asks for keys before the rotary embedding, so that they can be looked at."""
 
     residual = 1 << 60
     exact = True
@@ -64,7 +64,7 @@ class Learned(Choice):
 def entries(lm: Decoder, ids: Sequence[int], plain: bool = True) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer, each `[kv_heads, tokens, head_dim]`, for one text.
 
-    plain: keys before rotation; else as attention sees them.
+    plain: keys before the rotary embedding; else as attention sees them.
 
     Raises:
         ValueError: no text.

@@ -120,7 +120,7 @@ class Lexico(Learned):
         sink: int = 4,
         seed: int = 0,
     ) -> Lexico:
-        """A dictionary for each layer and stream, from keys (before rotation) and values
+        """A dictionary for each layer and stream, from keys (before the rotary embedding) and values
         `[kv_heads, tokens, head_dim]` without their first `sink` tokens.
 
         Raises:

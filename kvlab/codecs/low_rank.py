@@ -80,8 +80,8 @@ class LowRank(Learned):
     """A `Subspace` for each layer and stream, as in Palu (Chang et al., 2024) with one head a group.
 
     Palu factorizes the weights of the projections; here the bases come from the SVD of keys and values that a
-    calibration text gave, after their mean was taken off. Keys are taken before rotation: rotation turns each
-    token's key by another angle, and spreads over many directions what lay in a few.
+    calibration text gave, after their mean was taken off. Keys are taken before the rotary embedding: it
+    turns each token's key by another angle, and spreads over many directions what lay in a few.
 
     Made of its codecs by (layer, stream); what is missing stays exact.
     """

@@ -28,7 +28,7 @@ class Quantize(Codec):
         channels of `group_size` tokens.
     residual, sink: the newest and the first tokens, which stay exact.
     symmetric: no minimum; 2 ** bits - 1 levels around zero, so that zeros come back as zeros.
-    plain_keys: keys are stored before rotation, and rotated when they are read.
+    plain_keys: keys are stored before the rotary embedding, and rotated when they are read.
 
     With L = 2 ** bits - 1 steps, the error of each number is at most `(max - min) / 2L`, half a step, plus
     what float16 does to scale and minimum: `2 ** -11 * (|min| + max - min)`, and 2 ** -17 for numbers that

@@ -26,7 +26,7 @@ class Mustafar(Codec):
     needed. A vector costs `head_dim / 8 + 2 * kept` bytes.
 
     keep: the share of the numbers that stays, above 0, at most 1. residual, sink: the newest and first
-    tokens, which stay exact. plain_keys: keys are stored before rotation.
+    tokens, which stay exact. plain_keys: keys are stored before the rotary embedding.
 
     The error of a number that was dropped is the number itself, at most the smallest |x| that stayed; of the
     others `2 ** -11 * |x|`, what float16 does (2 ** -25 below 6e-5).

@@ -31,7 +31,7 @@ class Eviction(ABC):
     """
 
     needs: Literal["nothing", "mass"] = "nothing"  # "mass": `observe` is given the attention received
-    plain_keys: bool = False  # wants keys before rotation: to give them new positions, or to average them
+    plain_keys: bool = False  # wants keys before rotary: to give them new positions, or to average them
     merges: bool = False  # whether `merge` and `bias` are called
 
     def at(self, layer: int) -> Eviction | None:

@@ -23,8 +23,8 @@ class Merging(Eviction):
     tokens each stands for. Its score then gets log(count) added: n equal keys together take part in the
     softmax with n · exp(score), and one entry must do the same. Where the merged keys are equal this is
     exact; the farther apart they are, the more is lost. The first `sinks` and the last `recent` tokens are
-    never merged. Keys are averaged before rotation, and the new one lies at the position of its newest
-    token, so a `crop` that takes that token back takes the whole entry.
+    never merged. Keys are averaged before the rotary embedding, and the new one lies at the position of its
+    newest token, so a `crop` that takes that token back takes the whole entry.
 
     Every merge writes all entries anew: a codec that encodes blocks then rounds them once more. In a layer
     with a window, a merged entry is seen for as long as its newest token is; leave such layers out (`Only`).

@@ -33,8 +33,8 @@ def shares(q: Array, k: Array, frequencies: Array, distances: Array) -> np.ndarr
 class Clock:
     """The figure of the clock. `.draw(query, key, pair, shift)` moves it; `.words` says what it shows.
 
-    q, k: `[head_dim]`, a query and a key before rotation; frequencies: `[head_dim / 2]`; scale: the factor
-    on the score.
+    q, k: `[head_dim]`, a query and a key before the rotary embedding; frequencies: `[head_dim / 2]`; scale:
+    the factor on the score.
     """
 
     def __init__(self, q: Array, k: Array, frequencies: Array, scale: float, name: str) -> None:

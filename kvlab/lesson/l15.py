@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SINK = 4  # first tokens, unlike all others: not learned from, exact in every cache here
 TOKENS = 256  # of a page, behind the sinks
-KINDS = ("keys before rotation", "keys after rotation", "values")
+KINDS = ("keys before rotary", "keys after rotary", "values")
 
 
 # --- texts ------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ def texts(lm: Decoder) -> dict[str, list[int]]:
 
 
 def seen(lm: Decoder, ids: Sequence[int]) -> Seen:
-    """Keys (before and after rotation) and values of one text, without its sinks."""
+    """Keys (before and after rotary) and values of one text, without its sinks."""
     return _cut(lm, entries(lm, ids))
 
 
@@ -63,7 +63,7 @@ def _cut(lm: Decoder, pairs: Sequence[tuple[Tensor, Tensor]]) -> Seen:
 
 
 def kind(found: Seen, name: str) -> Tensor:
-    """Keys before or after rotation, or values, `[layers, kv_heads, tokens, head_dim]`."""
+    """Keys before or after rotary, or values, `[layers, kv_heads, tokens, head_dim]`."""
     return {KINDS[0]: found.plain, KINDS[1]: found.keys, KINDS[2]: found.values}[name]
 
 

@@ -27,7 +27,7 @@ from .widgets import Exhibit, live, on_click
 if TYPE_CHECKING:
     from kvlab.model.decoder import Decoder
 
-BASES = ("other text", "own", "after rotation")
+BASES = ("other text", "own", "after rotary")
 FIRST = ("docs", "other text", 32, 48)  # page, basis, ranks: what is shown first
 NEW = 14  # tokens that are decoded
 
@@ -116,7 +116,7 @@ class Scene:
         self.heard: dict[Setting, tuple[float, str]] = {}
 
     def _kinds(self, basis: str) -> tuple[str, str]:
-        return (KINDS[1] if basis == "after rotation" else KINDS[0]), KINDS[2]
+        return (KINDS[1] if basis == "after rotary" else KINDS[0]), KINDS[2]
 
     def _basis(self, page: str, basis: str, name: str) -> Basis:
         return self.pages[page].own[name] if basis == "own" else self.taught[name]
@@ -137,9 +137,7 @@ class Scene:
         if s.basis == "own":
             return OwnBasis(s.keys, TOKENS, 0, SINK), OwnBasis(s.values, TOKENS, 0, SINK, plain_keys=False)
         keys, values = (self.taught[name] for name in self._kinds(s.basis))
-        return keys.codec("keys", s.keys, s.basis != "after rotation"), values.codec(
-            "values", s.values, False
-        )
+        return keys.codec("keys", s.keys, s.basis != "after rotary"), values.codec("values", s.values, False)
 
     def hear(self, s: Setting) -> tuple[float, str]:
         """KL and the next words, through a real cache; kept."""

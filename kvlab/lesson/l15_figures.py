@@ -43,7 +43,7 @@ def cloud_figure(x: Tensor) -> Drawing:
 def energy_figure(taught: Seen, pages: Mapping[str, Seen], rank: int = 16) -> Drawing:
     """Share of the centred squares that comes back against the rank, by stream and by whose basis it is."""
     words = (
-        "energy against rank: most for keys before rotation, least for values; a basis of other text has less"
+        "energy against rank: most for keys before rotary, least for values; a basis of other text has less"
     )
     figure, axes = drawing(9.2, 3.6, alt=words, columns=3, sharey=True)
     for ax, name in zip(axes, KINDS, strict=True):
@@ -79,7 +79,7 @@ def together_figure(found: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Drawi
         columns=2,
         sharey=True,
     )
-    for ax, stream, name in zip(axes, (1, 2), ("keys before rotation", "values"), strict=True):
+    for ax, stream, name in zip(axes, (1, 2), ("keys before rotary", "values"), strict=True):
         for (way, one), colour in zip(found.items(), (RUST, OCHRE, BLUE), strict=True):
             ax.plot(one[0], one[stream], color=colour, linewidth=1.8, label=way)
         ax.set_title(name, fontsize=10)

@@ -25,7 +25,7 @@ WAYS = ("each head alone", "heads together", "keys and values together")
 
 
 def together(taught: Seen, page: Seen, way: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers a token and layer, and the error of keys (before rotation) and of values, at every rank.
+    """Numbers a token and layer, and the error of keys (before rotary) and of values, at every rank.
 
     Bases are learned from `taught`. Each head alone: one basis a head and stream, all of the same rank. Heads
     together: one a stream. Keys and values together: one in all.
