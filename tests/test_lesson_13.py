@@ -235,3 +235,17 @@ def test_figures_of_the_records() -> None:
     left, right = l13_figures.packed_figure(found("packed-cpu")).axes
     assert [tuple(p) for p in left.lines[0].get_xydata()] == l13.peaks(found("packed-cpu"), "KIVI-4", None)
     assert len(right.lines) == 3
+
+
+def test_what_is_said_of_copying() -> None:
+    judged = chart.points(quality_run())
+    rows = ("token-{}-sink", "hadamard-{}", "turbo-{}", "kivi-{}-sink", "plain-kivi-{}")
+    copied = {name.format(b): f"{judged[name.format(b)].copied:.2f}"[1:] for name in rows for b in (2, 3, 4)}
+    four = sorted(copied[name.format(4)] for name in rows)
+    assert f"the full cache gets {judged['full'].copied:.2f} of them".replace("0.", ".") in prose("13")
+    assert f"With four bits {four[0]} to {four[-1]} are copied" in prose("13")
+    three = (copied["kivi-3-sink"], copied["hadamard-3"], copied["turbo-3"])
+    assert "with three KIVI keeps {}, rotation {}, the codebook {}.".format(*three) in prose("13")
+    two = (copied["kivi-2-sink"], copied["turbo-2"])
+    assert "With two bits KIVI copies {} and the codebook {},".format(*two) in prose("13")
+    assert judged["turbo-2"].right > judged["kivi-2-sink"].right, "though it finds more needles"

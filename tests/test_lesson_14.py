@@ -117,7 +117,7 @@ def test_figures_plot_what_they_are_given(found: l14.Seen) -> None:
     assert [p.get_width() for p in ax.patches] == [4, 8, 3.3, 8.1]
     assert float(ax.lines[-1].get_xdata()[0]) == 3.4
     judged = chart.points(quality_run())
-    _, needles = l14_figures.quality_figure(judged, ("mustafar-50", 0.02)).axes
+    _, needles, _ = l14_figures.quality_figure(judged, ("mustafar-50", 0.02)).axes
     assert needles.lines[0].get_ydata().tolist() == [judged[f"mustafar-{n}"].right for n in (70, 50, 30)]
 
 
@@ -276,3 +276,15 @@ def test_streams_in_a_real_cache_change_nothing(smollm2: Decoder) -> None:
         smollm2(torch.tensor([judge]), cache, last_only=True)
     assert torch.equal(*(smollm2(torch.tensor([judge[-1:]]), cache) for cache in caches))
     assert 0.95 < caches[1].nbytes / caches[0].nbytes < 1
+
+
+def test_what_is_said_of_copying() -> None:
+    judged = chart.points(quality_run())
+    names = ("full", "kivi-4", "mustafar-50", "mustafar-50-int4")
+    said = [f"{judged[name].copied:.2f}"[1:] for name in names]
+    said += [str(judged[name].right) for name in names[2:]]
+    assert (
+        "the full cache copies {} and KIVI's 4 bits {}; half of the numbers copy {}, with 4 bits on top {}, "
+        "though they find {} and {} of the needles".format(*said)
+        in prose("14")
+    )

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from said import prose, quality_run
 
 import kvlab
 from kvlab.codecs import LowRank
@@ -332,3 +333,10 @@ def test_what_the_lesson_says_of_the_record() -> None:
     assert near(two, 1.8, 1.3, 2.5) and round(points["kivi-2-sink"].stored) == 6148
     assert (points["kivi-2-sink"].right, points["rank-32-48-int4"].right) == (4, 14)
     assert 5.4 < chart.more(run, "rank-32-48-int4", "kivi-3-sink").mean < 6.1, "a sixth of the KL"
+
+
+def test_what_is_said_of_copying() -> None:
+    points = chart.points(quality_run())
+    said = [f"{points[name].copied:.2f}"[1:] for name in ("full", "kivi-4-sink", "rank-32-48")]
+    assert "the full cache copies {}, KIVI's 4 bits {}.".format(*said) in prose("15")
+    assert f"and copy {said[2]}:" in prose("15") and points["rank-32-48"].right == points["full"].right == 14

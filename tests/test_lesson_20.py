@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from said import prose, quality_run
 
 import kvlab
 from kvlab.lesson import chart, l20, l20_design, l20_figures, l20_said, l20_widget
@@ -321,3 +322,30 @@ def test_the_claims_are_judged_as_their_lessons_judge_them() -> None:
         assert said and said[1] == verdict_there, (lesson, key)
         text = re.search(rf'"{key}": ((?:"[^"]*"\s*)+)', code)
         assert text and "".join(re.findall(r'"([^"]*)"', text[1])) == claim, (lesson, key)
+
+
+def test_what_is_said_of_copying() -> None:
+    points = chart.points(quality_run())
+    text, copied = prose("20"), {name: p.copied for name, p in points.items()}
+
+    def said(name: str) -> str:
+        return f"{copied[name]:.2f}"[1:]
+
+    four = [
+        copied[n]
+        for n in points
+        if re.search(r"^(token|channel|kivi|hadamard|hadamard-head|turbo|plain-kivi)-4", n)
+    ]
+    assert len(four) == 11 and f"Four bits keep {min(four):.2f} to {max(four):.2f}".replace("0.", ".") in text
+    assert f"unless one scale serves a whole tensor ({said('tensor-4')})" in text
+    both = said("int4+snapkv-25"), said("int4+snapkv-50")
+    most = max(p.copied for p in points.values() if p.family == "eviction" and not math.isnan(p.copied))
+    assert (
+        "KIVI's two bits keep {}, the two combinations {} and {}, and no eviction more than {}.".format(
+            said("kivi-2-sink"), *both, f"{most:.2f}"[1:]
+        )
+        in text
+    )
+    assert f"the full cache gets {said('full')} of them" in text
+    row = f"| KIVI at 4 bits | {points['kivi-4'].stored / points['full'].stored:.0%}".replace("%", " %")
+    assert f"{row} | {said('kivi-4')} of random tokens; full cache {said('full')} |" in text

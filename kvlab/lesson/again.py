@@ -49,6 +49,6 @@ def came_from(run: Recorded, method: str) -> str:
     """Where one row comes from, and what was measured: rows of one file may come from several days."""
     source = row(run, method, SMOL)["source"]
     return (
-        f"Recorded on {source['device']}, {source['date'][:10]}, torch {source['versions']['torch']}, "
-        f"commit {source['commit'][:10]}:\n{settings(run, method)}."
+        f"Recorded on {source['device']}, {source['date'][:10]},\n"
+        f"torch {source['versions']['torch']}, commit {source['commit'][:10]}:\n{settings(run, method)}."
     )

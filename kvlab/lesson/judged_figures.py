@@ -57,14 +57,14 @@ def rows_figure(
 @styled
 def price_figure(
     families: Mapping[str, Sequence[Point]], full: Point, alt: str, cost: str = "read",
-    star: tuple[str, float] | None = None, copying: bool = True,
+    star: tuple[str, float] | None = None,
 ) -> Drawing:  # fmt: skip
     """Bytes against KL with its 95 % interval, against needles found, and against random tokens copied.
 
     families: name -> points, joined by a line in the order given. full: the full cache, dashed. cost: "read"
     (share of the full cache's bytes a step) or "stored" (bytes a token). star: (method, KL measured now).
     """
-    figure, axes = drawing(9.4, 4.2, alt=alt, columns=2 + copying)
+    figure, axes = drawing(9.4, 4.2, alt=alt, columns=3)
     for i, (name, points) in enumerate(families.items()):
         colour, mark = COLOURS[i % len(COLOURS)], "os^"[i // len(COLOURS)]
         x = [_cost(p, cost) for p in points]
@@ -73,8 +73,7 @@ def price_figure(
         line: Any = {"color": colour, "marker": mark, "markersize": 5, "linewidth": 1.2}
         axes[0].errorbar(x, [k.mean for k in kl], yerr=spread, capsize=2, label=name, **line)
         axes[1].plot(x, [p.right for p in points], **line)
-        if copying:
-            axes[2].plot(x, [p.copied for p in points], **line)
+        axes[2].plot(x, [p.copied for p in points], **line)
         for p in points:
             if star is not None and star[0] == p.method:
                 axes[0].plot(_cost(p, cost), star[1], **STAR)
@@ -84,14 +83,12 @@ def price_figure(
     axes[1].set_ylim(-0.6, full.asked + 0.6)
     axes[1].set_yticks(range(0, full.asked + 1, 4))
     axes[1].set_title(f"needles found, of {full.asked}", fontsize=10)
-    if copying:
-        axes[2].axhline(full.copied, color=QUIET, **DASHED)
-        axes[2].set_ylim(-0.03, max(0.7, 1.1 * full.copied))
-        axes[2].set_title("random tokens copied", fontsize=10)
+    axes[2].axhline(full.copied, color=QUIET, **DASHED)
+    axes[2].set_ylim(-0.03, max(0.7, 1.1 * full.copied))
+    axes[2].set_title("random tokens copied", fontsize=10)
     for ax in axes:
         _cost_axis(ax, cost, full)
-    for ax in axes[1:2] if copying else axes:
-        ax.set_xlabel(COSTS[cost])
+    axes[1].set_xlabel(COSTS[cost])
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, fontsize=8.5, loc="outside lower center", ncols=5)
     return figure

@@ -98,9 +98,9 @@ def coded_figure(rows: Sequence[Coded], live: tuple[int, float] | None = None) -
 
 
 def quality_figure(found: Mapping[str, Point], star: tuple[str, float] | None = None) -> Drawing:
-    """Bytes of a token against KL and needles, for the families of this lesson.
+    """Bytes of a token against KL, needles and copying, for the families of this lesson.
 
     found: all points of the quality run. star: (method, the KL of one text measured now).
     """
-    words = "bytes stored a token against KL and needles: pruning lies above quantization"
-    return price_figure(families(found), found["full"], words, "stored", star, copying=False)
+    words = "bytes stored a token against KL, needles and copying: pruning lies above quantization"
+    return price_figure(families(found), found["full"], words, "stored", star)
