@@ -71,7 +71,7 @@ class Cache:
         self.codec, self.eviction, self.selection, self.blockwise = codec, eviction, selection, blockwise
         self.kernels = kernels
         for one in codec if isinstance(codec, tuple) else (codec,):
-            _expect("codec", one, Codec, "Int8()")
+            _expect("codec", one, Codec, "Int8(), a pair of them (keys, values)")
             if one is not None:
                 _checked(one.refuse, self.config)
         _expect("eviction", eviction, Eviction, "SnapKV(128)")
@@ -427,7 +427,7 @@ class Cache:
 
 def _expect(knob: str, given: object, kind: type, example: str) -> None:
     if not (given is None or isinstance(given, kind)):
-        raise CacheError(f"the {knob} must be one like kvlab.{example}, or None; not {given!r}.")
+        raise CacheError(f"the {knob} must be one like kvlab.{example} or None, not {given!r}.")
 
 
 def _checked(call: Callable[..., Any], *args: object) -> Any:

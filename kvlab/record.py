@@ -53,26 +53,24 @@ class Record:
         return (attention * read.repeat_interleave(attention.shape[1] // read.shape[1], dim=1)).sum(dim=-1)
 
 
-_one_thread_at_a_time = threading.RLock()  # a widget's callback, run beside a cell, waits for the cell's
-
-
 @contextmanager
 def record(lm: Decoder) -> Iterator[Record]:
-    """Record every forward call of `lm` inside the `with` block; the last one stays readable after it.
+    """Record every forward call that this thread makes of `lm` inside the `with` block; the last one stays
+    readable after it.
 
     Computes the attention maps that the fast path never holds: memory grows with tokens squared. Outside
-    the block nothing is slower.
+    the block, and for other threads, nothing is slower.
 
     Raises:
-        RuntimeError: `lm` is being recorded already by this thread; another thread's recording is waited for.
+        RuntimeError: `lm` is being recorded already by this thread.
     """
-    with _one_thread_at_a_time:
-        if lm.recording is not None:
-            raise RuntimeError(
-                "this model is being recorded already; leave the other `with kvlab.record(…)` first."
-            )
-        lm.recording = Record()
-        try:
-            yield lm.recording
-        finally:
-            lm.recording = None
+    me = threading.get_ident()
+    if me in lm.recordings:
+        raise RuntimeError(
+            "this model is being recorded already; leave the other `with kvlab.record(…)` first."
+        )
+    lm.recordings[me] = Record()
+    try:
+        yield lm.recordings[me]
+    finally:
+        del lm.recordings[me]

@@ -190,7 +190,7 @@ def test_members_refuse_settings_out_of_range(make, words: str) -> None:
 @pytest.mark.parametrize(
     ("knob", "given", "words"),
     [
-        ("codec", "int4", r"the codec must be one like kvlab.Int8\(\), or None; not 'int4'"),
+        ("codec", "int4", r"the codec must be one like kvlab.Int8\(\), a pair .* or None, not 'int4'"),
         ("codec", (Int8(), "int4"), "the codec must be one like"),
         ("codec", Int8, "the codec must be one like"),
         ("eviction", TopK(2), "the eviction must be one like"),

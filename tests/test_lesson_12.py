@@ -323,7 +323,17 @@ def test_the_coded_caches_of_the_record_keep_the_newest_32_exact_and_int8_none()
 
 def test_the_record_comes_from_a_clean_checkout() -> None:
     assert isinstance(RUN, Recorded)
-    assert not any(row["source"]["commit"].endswith("dirty") for row in RUN.rows)
+    sources = [one for row in RUN.rows for one in (row["source"], *row.get("sources", {}).values())]
+    assert len(sources) > len(RUN.rows) and not any(one["commit"].endswith("dirty") for one in sources)
+
+
+def test_copying_is_recorded_only_where_something_was_coded() -> None:
+    """A stream of 128 tokens, a residual of 128: at 64 tokens they are the full cache, which says nothing."""
+    assert isinstance(RUN, Recorded)
+    full = chart.row(RUN, "full")["copying"]
+    for row in RUN.select(model=chart.SMOL):
+        lossy = "kl" in row and min(row["kl"]) > 1e-4
+        assert not lossy or row.get("copying") != full, row["method"]
 
 
 def test_again_measures_the_recorded_text(

@@ -13,6 +13,7 @@ import kvlab
 from kvlab.codecs import LowRank
 from kvlab.codecs.low_rank import principal
 from kvlab.lesson import chart, l15, l15_dial, l15_figures, l15_mla
+from kvlab.lesson.checking import check
 from kvlab.lesson.l14 import Seen
 from kvlab.lesson.recorded import Recorded, recorded
 from kvlab.model import Decoder
@@ -340,3 +341,12 @@ def test_what_is_said_of_copying() -> None:
     said = [f"{points[name].copied:.2f}"[1:] for name in ("full", "kivi-4-sink", "rank-32-48")]
     assert "the full cache copies {}, KIVI's 4 bits {}.".format(*said) in prose("15")
     assert f"and copy {said[2]}:" in prose("15") and points["rank-32-48"].right == points["full"].right == 14
+
+
+def test_what_a_basis_lacks_is_said_in_a_sentence() -> None:
+    class Empty:
+        def __init__(self, other, rank):
+            pass
+
+    said = check("15.1", Empty)
+    assert said.kind == "error" and said.text == "`__init__` sets no `self.directions`, [dim, rank]."

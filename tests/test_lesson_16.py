@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from said import prose
 
 import kvlab
 from kvlab.lesson import chart, l16, l16_figures, l16_strip
@@ -332,3 +333,12 @@ def test_kvpress_keeps_the_same_entries() -> None:
     assert min(overlap["H2O, averaged"]) > 0.99 and sum(overlap["H2O, averaged"]) / 30 > 0.999
     (turned,) = run.select(method="StreamingLLM, keys turned to their new positions")
     assert turned["largest_difference"] < 1e-3
+
+
+def test_who_finds_more_than_four_needles() -> None:
+    run = recorded("quality")
+    assert isinstance(run, Recorded)
+    found = {p.method: p.right for p in chart.points(run).values() if p.family == "eviction" and p.right > 4}
+    assert found == {"window-50": 8, "streaming-50": 7, "sink-window-50": 7}
+    said = prose("16")
+    assert "the window finds 8, and with four sinks 7," in said and "nobody else finds more than 4" in said

@@ -340,12 +340,13 @@ def test_what_is_said_of_copying() -> None:
     assert f"unless one scale serves a whole tensor ({said('tensor-4')})" in text
     both = said("int4+snapkv-25"), said("int4+snapkv-50")
     most = max(p.copied for p in points.values() if p.family == "eviction" and not math.isnan(p.copied))
-    assert (
-        "KIVI's two bits keep {}, the two combinations {} and {}, and no eviction more than {}.".format(
-            said("kivi-2-sink"), *both, f"{most:.2f}"[1:]
-        )
-        in text
-    )
+    two, most_of_all = said("kivi-2-sink"), f"{most:.2f}"[1:]
+    assert f"KIVI's two bits with four exact sinks keep {two}, the two combinations" in text
+    assert "combinations {} and {}, and no eviction more than {}.".format(*both, most_of_all) in text
     assert f"the full cache gets {said('full')} of them" in text
-    row = f"| KIVI at 4 bits | {points['kivi-4'].stored / points['full'].stored:.0%}".replace("%", " %")
-    assert f"{row} | {said('kivi-4')} of random tokens; full cache {said('full')} |" in text
+    whole = points["full"].stored
+    third = [n for n, p in points.items() if p.stored < whole / 3 and not math.isnan(p.copied)]
+    best = max(third, key=lambda n: copied[n])
+    assert best == "hadamard-head-4" and round(100 * points[best].stored / points["full"].stored) == 33
+    row = "| rotated, 4 bits, one scale a vector | 33 %"
+    assert f"{row} | {said(best)} of random tokens; full cache {said('full')} |" in text

@@ -51,4 +51,7 @@ def came_from(run: Recorded, method: str) -> str:
     return (
         f"Recorded on {source['device']}, {source['date'][:10]},\n"
         f"torch {source['versions']['torch']}, commit {source['commit'][:10]}:\n{settings(run, method)}."
+    ) + "".join(
+        f"\n({what.capitalize()}: {later['date'][:10]}, commit {later['commit'][:10]}.)"
+        for what, later in row(run, method, SMOL).get("sources", {}).items()
     )

@@ -172,9 +172,11 @@ def summary(run: Recorded, methods: Sequence[str], model: str = SMOL) -> str:
 
 def settings(run: Recorded, method: str, model: str = SMOL) -> str:
     """What was measured, in a sentence."""
-    s, hits = row(run, method, model)["source"]["settings"], needle_hits(run, method, model)
+    found = row(run, method, model)
+    s, hits = found["source"]["settings"], needle_hits(run, method, model)
     lengths = ", ".join(str(n) for n in s["needle_tokens"])
+    copied = "".join(f"; {n} random tokens to copy" for n in found.get("copying", {}))
     return (
         f"{s['offsets']} texts of {s['tokens']:,} tokens and {s['further']} further ones; "
-        f"{len(hits)} needles in {lengths} tokens"
+        f"{len(hits)} needles in {lengths} tokens{copied}"
     )

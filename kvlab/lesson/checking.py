@@ -11,7 +11,7 @@ from types import CodeType
 from typing import Any, Literal
 
 from .compare import difference, show
-from .exercise import Candidate, Exercise, exercise
+from .exercise import Candidate, Exercise, Unfit, exercise
 from .style import BLUE, GREEN, QUIET, RUST
 from .tables import card, inline
 
@@ -156,6 +156,8 @@ def _unknown(task: Exercise, candidate: Candidate, mine: list[Any], gaps: list[s
     inputs = ", ".join(_describe(value) for value in task.arguments(case))
     on = f" (input: {inputs})" if inputs else ""
     if isinstance(mine[case], _Raised):
+        if isinstance(mine[case].error, Unfit):
+            return Check(task.id, "error", str(mine[case].error))
         return Check(task.id, "error", f"{_located(candidate, mine[case].error)}{on}.{_hint(task)}")
     result = mine[case][0] if task.in_place else mine[case]
     if result is None and not task.in_place:

@@ -21,6 +21,10 @@ HERE = Path(__file__).parent
 Candidate = Callable[..., Any]  # the learner's function (or class), or one that stands for it
 
 
+class Unfit(Exception):
+    """Raised by an exercise's `run` where a result is not of the asked form; a sentence for the learner."""
+
+
 class Draw:
     """Seeded fresh inputs: `draw.normal(2, 4)`, `draw.integer(3, 9)`, `draw.one_of([…])`, …"""
 

@@ -53,10 +53,8 @@ def four_curves(panels: Mapping[str, tuple[Points, Points]]) -> Drawing:
 
 
 @styled
-def in_memory(run: Recorded | NotMeasured, token_bytes: int) -> Drawing | NotMeasured:
+def in_memory(run: Recorded, token_bytes: int) -> Drawing:
     """What the cache took of main memory, growing and preallocated, against what is stored and allocated."""
-    if not isinstance(run, Recorded):
-        return run
     alt = "resident memory after a prompt lies just above the stored bytes; one more token doubles what a "
     alt += "growing store has allocated, and part of that becomes resident"
     figure, axes = drawing(8.0, 3.3, alt=alt, columns=2, sharey=True)
@@ -161,10 +159,8 @@ def per_token(config: Config, contexts: Sequence[int], batches: Sequence[int], i
 
 
 @styled
-def batch_times(run: Recorded | NotMeasured) -> Drawing | NotMeasured:
+def batch_times(run: Recorded) -> Drawing:
     """Tokens a second of all sequences together, against the batch; dashed: if steps cost the same."""
-    if not isinstance(run, Recorded):
-        return run
     points = batch_points(run)
     alt = "tokens a second against the batch: they grow, but less than in proportion"
     figure, (ax,) = drawing(6.4, 3.2, alt=alt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ TASKS: dict[str, Need] = {
 }
 FITS, REFUSED = "fits", "cannot be made"
 UNKNOWN = "has an argument that kvlab.Cache does not know"
+KNOWN = set(inspect.signature(kvlab.Cache).parameters)
 
 
 def small() -> Decoder:
@@ -52,12 +54,12 @@ def small() -> Decoder:
 
 def verdict(design: Design, need: Need, tokens: int) -> str:
     """FITS, or the first thing that is wrong with a design: made and filled, not read off its arguments."""
+    if set(design) - KNOWN:
+        return UNKNOWN
     lm = small()
     try:
         held, read = shares(lm, design, tokens)
-    except TypeError:
-        return UNKNOWN
-    except ValueError:
+    except (TypeError, ValueError):
         return REFUSED
     if need.whole and _kept(lm, design, tokens) < tokens:
         return "entries are gone"

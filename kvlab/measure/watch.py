@@ -38,7 +38,7 @@ def watch(modules: Mapping[str, nn.Module], note: Callable[[str, Tensor, Any], o
 
 @contextmanager
 def seen_by(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """The first argument of every call to `modules`, in order of the calls."""
+    """The first argument of every call to `modules`, in the order in which the calls end."""
     kept: list[Tensor] = []
     with watch({str(i): m for i, m in enumerate(modules)}, lambda _, given, __: kept.append(given.detach())):
         yield kept

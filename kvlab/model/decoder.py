@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -211,7 +212,16 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        self.recording: Record | None = None  # set by kvlab.record
+        self.recordings: dict[int, Record] = {}  # of kvlab.record, by the thread that records
+
+    @property
+    def recording(self) -> Record | None:
+        """What notes the calls of this thread; a widget's callback beside a cell is another thread."""
+        if not self.recordings:
+            return None
+        if torch.compiler.is_compiling():  # a step that is traced cannot ask for its thread
+            return next(iter(self.recordings.values()))
+        return self.recordings.get(threading.get_ident())
 
     @classmethod
     def from_weights(

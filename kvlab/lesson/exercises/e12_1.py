@@ -2,7 +2,7 @@
 
 import torch
 
-from kvlab.lesson.exercise import Draw, Exercise
+from kvlab.lesson.exercise import Draw, Exercise, Unfit
 
 EXERCISE = Exercise("12.1", "Few levels between the smallest and the largest", function="quantize", stub="""
 def quantize(x, bits):
@@ -28,7 +28,7 @@ def run(candidate, x, bits):
     if found is None:
         return None
     if not isinstance(found, tuple | list) or len(found) != 3:
-        raise ValueError("return three tensors: codes, scale and minimum.")
+        raise Unfit("Return three tensors: codes, scale and minimum.")
     codes, scale, minimum = found
     spread = x.amax(-1, True) > x.amin(-1, True)  # where all are equal, any scale will do
     fits = scale.shape == minimum.shape == spread.shape and codes.shape == x.shape

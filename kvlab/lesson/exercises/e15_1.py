@@ -2,7 +2,7 @@
 
 import torch
 
-from kvlab.lesson.exercise import Draw, Exercise
+from kvlab.lesson.exercise import Draw, Exercise, Unfit
 
 EXERCISE = Exercise("15.1", "A basis from other text", function="Basis", stub="""
 class Basis:
@@ -29,11 +29,11 @@ def inputs(draw: Draw):
 
 
 @EXERCISE.run
-def run(candidate, other, x, rank):
+def run(candidate, other, x, rank):  # the codes' norms: a direction may have either sign
     basis = candidate(other, rank)
-    assert hasattr(basis, "directions"), "__init__ sets no self.directions"
-    code = basis.encode(x)  # a direction may have either sign
-    return [list(basis.directions.shape), basis.decode(code), code.norm(dim=-1)]
+    if not hasattr(basis, "directions"):
+        raise Unfit("`__init__` sets no `self.directions`, [dim, rank].")
+    return [list(basis.directions.shape), basis.decode(code := basis.encode(x)), code.norm(dim=-1)]
 
 
 def variant(centre=True, pick=slice(None), rows=True, subtract=True, add=True, own=False, single=False):
