@@ -47,11 +47,12 @@ def line(p: Point) -> str:
 
 def came_from(run: Recorded, method: str) -> str:
     """Where one row comes from, and what was measured: rows of one file may come from several days."""
-    source = row(run, method, SMOL)["source"]
+    found = row(run, method, SMOL)
+    source = found["source"]
     return (
         f"Recorded on {source['device']}, {source['date'][:10]},\n"
         f"torch {source['versions']['torch']}, commit {source['commit'][:10]}:\n{settings(run, method)}."
     ) + "".join(
         f"\n({what.capitalize()}: {later['date'][:10]}, commit {later['commit'][:10]}.)"
-        for what, later in row(run, method, SMOL).get("sources", {}).items()
+        for what, later in found.get("sources", {}).items()
     )

@@ -131,10 +131,11 @@ def _cost_axis(ax: Axes, full: Point, cost: str) -> None:
     ax.set_xticks([top / n for n in shares.values()], names)
     ax.minorticks_off()
     dots = [float(x) for c in ax.collections for x, _ in np.asarray(c.get_offsets())]
-    ax.set_xlim(0.45 * min(dots), 1.3 * max([*dots, top]))  # names of the cheapest stand to their left
-    ax.set_xlabel(AXIS[cost])
+    left = 0.45 * min(dots)  # names of the cheapest stand to their left
     if cost == "stored":
-        ax.set_xlim(left=min(top / 24, ax.get_xlim()[0]))  # room for the names of the smallest
+        left = min(top / 24, left)
+    ax.set_xlim(left, 1.3 * max([*dots, top]))
+    ax.set_xlabel(AXIS[cost])
 
 
 def _loss_axes(axes: Sequence[Axes], full: Point) -> None:

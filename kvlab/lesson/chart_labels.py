@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from matplotlib.patheffects import withStroke
-
-from .style import BACKGROUND
+from .style import halo
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,13 +34,12 @@ def place_names(
     edges = (left, bottom, left + width, bottom + height)
     named = [(x, y) for x, y, _, _ in names] * 4  # a name should cover a few dots rather than one of these
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in (points(*dot) for dot in (*dots, *named))]
-    halo = withStroke(linewidth=1.5, foreground=BACKGROUND)
     for x, y, text, colour in names:
         dx, dy, box = _freest(*points(x, y), 0.56 * SIZE * len(text), taken, edges)
         taken += [box] * 4
         ax.annotate(
             text, (x, y), (dx, dy), textcoords="offset points", fontsize=SIZE, color=colour, va="center",
-            ha="left" if dx >= 0 else "right", zorder=6, path_effects=[halo],
+            ha="left" if dx >= 0 else "right", zorder=6, path_effects=[halo(1.5)],
         )  # fmt: skip
 
 

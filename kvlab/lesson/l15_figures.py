@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from .l14 import Seen
 from .l15 import KINDS, Basis, kind
-from .style import BACKGROUND, BLUE, INK, OCHRE, QUIET, RUST, Drawing, dark_text, drawing, styled
+from .style import BLUE, INK, OCHRE, QUIET, RUST, Drawing, dark_text, drawing, halo, styled
 
 OWN, DOCS, STORY = QUIET, BLUE, RUST
-HALO = withStroke(linewidth=2.5, foreground=BACKGROUND)
 
 
 @styled
@@ -56,8 +54,10 @@ def energy_figure(taught: Seen, pages: Mapping[str, Seen], rank: int = 16) -> Dr
             ax.plot(np.arange(len(y)), y, color=colour, linewidth=1.8, linestyle=style)
             ax.plot(rank, float(y[rank]), "o", color=colour, markersize=5)
             place = ((-4, 4), "right") if label == "own" else ((5, -11), "left")
-            ax.annotate(f"{float(y[rank]):.2f}", (rank, float(y[rank])), place[0], ha=place[1], fontsize=9,
-                        textcoords="offset points", color=dark_text(colour), path_effects=[HALO])  # fmt: skip
+            ax.annotate(
+                f"{float(y[rank]):.2f}", (rank, float(y[rank])), place[0], textcoords="offset points",
+                ha=place[1], fontsize=9, color=dark_text(colour), path_effects=[halo()],
+            )  # fmt: skip
         ax.set_title(name, fontsize=10)
         ax.set_ylim(0, 1.03)
         ax.set_xticks(range(0, len(curves[0][1]), 16))

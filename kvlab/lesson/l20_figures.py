@@ -6,13 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.patheffects import withStroke
-
 from . import chart
 from .chart_points import Point
 from .l20 import Way
 from .l20_design import NotRun, Trial
-from .style import BACKGROUND, BLUE, GREEN, INK, QUIET, RUST, Drawing, drawing, styled
+from .style import BACKGROUND, BLUE, GREEN, INK, QUIET, RUST, Drawing, drawing, halo, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +67,7 @@ def _star(ax: Axes, x: float, y: float, name: str) -> None:
     ax.plot(x, y, "*", color=INK, markersize=17, markeredgecolor=BACKGROUND, zorder=8)
     ax.annotate(
         name, (x, y), (9, 7), textcoords="offset points", color=INK, fontsize=9.5, fontweight="bold",
-        zorder=9, path_effects=[withStroke(linewidth=2.5, foreground=BACKGROUND)],
+        zorder=9, path_effects=[halo()],
     )  # fmt: skip
 
 

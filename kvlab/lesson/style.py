@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import IdentityTransform
 from PIL import Image
 
@@ -171,6 +172,11 @@ def tick(value: float, _index: float = 0) -> str:
         whole = value > 0 and abs(power - round(power)) < 1e-6
         return f"$10^{{{round(power)}}}$" if whole else f"{value:.1e}"
     return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,g}"
+
+
+def halo(width: float = 2.5) -> withStroke:
+    """A rim of the background's colour around text that lies on lines or dots."""
+    return withStroke(linewidth=width, foreground=BACKGROUND)
 
 
 def dark_text(colour: str) -> str:

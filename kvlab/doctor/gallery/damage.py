@@ -63,6 +63,8 @@ class Watch:
         self.maps: list[Tensor] = []
 
     def __call__(self, _module: Any, args: tuple[Any, ...], _output: Any) -> None:
+        if self.lm.recording is None:  # a call of another thread, a widget's beside the cell
+            return
         step = args[2].step
         self.positions.append(step.positions[0].tolist())
         self.ids.append(step.ids[0].tolist())
